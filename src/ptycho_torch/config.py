@@ -1,0 +1,179 @@
+"""Configuration as plain, mutable dataclasses: model, training, inference, execution.
+
+Field names follow the TensorFlow program, so that its scripts and ptychodus find what they set;
+fields of this package's own are added beside them. Every field carries its help text, unit and
+range in its metadata: the command line, the YAML reader and :func:`validate` are made from that one
+declaration. Construction checks nothing (callers fill objects step by step, ``N=0`` included);
+:func:`validate` is called where a configuration is used. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = [
+    "ExecutionConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "opt",
+]
+
+
+def opt(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    multiple_of: int | None = None,
+    carried: bool = False,
+) -> Any:
+    """A dataclass field with help text and range.
+
+    ``carried`` marks a field that other programs know and that is kept in configuration and bundle
+    for them, without effect on this package.
+    """
+    meta = {"help": help, "ge": ge, "gt": gt, "le": le, "multiple_of": multiple_of, "carried": carried}
+    return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
+
+
+@dataclass
+class ModelConfig:
+    """What the network and its forward model are. Needed to rebuild a model from a bundle."""
+
+    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2)
+    gridsize: int = opt(1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16)
+    architecture: str = opt("unrolled", "generator: 'unrolled' or 'cnn'")
+    model_type: Literal["pinn", "supervised"] = opt(
+        "pinn", "'pinn' trains through the physics, without labels"
+    )
+    probe_modes: int | None = opt(
+        None, "incoherent probe modes of the forward model; default: as many as the scan's probe has", ge=1, le=64
+    )
+
+    # unrolled
+    unrolled_iterations: int = opt(
+        4, "unrolled: physics steps, each followed by its own network", ge=1, le=64
+    )
+    unrolled_width: int = opt(32, "unrolled: feature channels at the finest level", ge=4, le=1024)
+    unrolled_levels: int = opt(2, "unrolled: stride-2 levels below the finest", ge=0, le=5)
+    object_start: float = opt(1.0, "unrolled: amplitude of the flat object that iterations start from", gt=0)
+    probe_damping: float = opt(0.05, "unrolled: alpha in g = P* D / (|P|^2 + alpha max|P|^2)", gt=0)
+
+    # cnn (names and defaults of the TensorFlow program)
+    n_filters_scale: int = opt(1, "cnn: factor on the number of filters", ge=1, le=64)
+    amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = opt(
+        "sigmoid", "cnn: activation of the amplitude"
+    )
+    object_big: bool = opt(True, "cnn: members of a group share one object larger than their core")
+    probe_big: bool = opt(True, "cnn: the object extends to the border of the frame")
+    pad_object: bool = opt(True, "cnn: predict the central half and pad it")
+    gaussian_smoothing_sigma: float = opt(0.0, "cnn: smoothing of the illuminated object, pixels", ge=0)
+    offset: int = opt(4, "cnn: nominal distance of group members, pixels", ge=0, le=4096)
+    max_position_jitter: int = opt(10, "cnn: room for position jitter, pixels", ge=0, le=4096)
+
+    # probe
+    probe_mask: bool = opt(False, "confine the probe to a disk of radius N/4")
+    probe_scale: float = opt(
+        4.0, "legacy probe normalisation 1/(probe_scale mean|P|); kept for other programs", carried=True
+    )
+
+
+@dataclass
+class TrainingConfig:
+    """How a model is trained: data, groups, losses, schedule."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train_data_file: Path | None = opt(None, "scan to train on")
+    test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
+    output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
+
+    # groups
+    n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
+    n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
+    subsample_seed: int | None = opt(None, "seed of that choice; default: seed", ge=0)
+    neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
+    sequential_sampling: bool = opt(False, "take frames in file order when subsampling")
+    overlap: bool = opt(
+        True, "gridsize 1: neighbouring frames agree during training (inference stays single shot)"
+    )
+    overlap_frames: int = opt(4, "gridsize 1 with overlap: frames per training group", ge=2, le=64)
+    overlap_distance: float | None = opt(
+        None, "largest distance from a group's first frame, pixels; default N/4", gt=0
+    )
+    val_fraction: float = opt(0.05, "part of the groups kept for validation", ge=0, le=0.5)
+
+    # loss
+    mae_weight: float = opt(1.0, "weight of the mean absolute error of amplitudes", ge=0)
+    nll_weight: float = opt(0.0, "weight of the Poisson negative log-likelihood of counts", ge=0)
+    overlap_weight: float = opt(1.0, "weight of the same losses after merging a group's patches", ge=0)
+    frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
+    realspace_weight: float = opt(0.0, "weight of the object's total variation", ge=0)
+    realspace_mae_weight: float = opt(0.0, "weight of |object - objectGuess|, where the scan has one", ge=0)
+    tv_weight: float = opt(0.0, "legacy name; added to realspace_weight", ge=0)
+    nphotons: float = opt(1e9, "photons per frame where counts are unknown", gt=0)
+
+    # probe and scale
+    probe: Literal["refine", "trainable", "fixed"] = opt(
+        "refine",
+        "'refine': iterative sweeps on the frames, then trained slowly; 'trainable': only trained; 'fixed'",
+    )
+    probe_sweeps: int = opt(30, "sweeps of probe refinement before training", ge=1, le=10_000)
+    probe_learning_rate: float = opt(1e-3, "learning rate of the probe, relative to its maximum", ge=0)
+    probe_trainable: bool = opt(True, "legacy switch; False means probe='fixed'")
+    intensity_scale_trainable: bool = opt(
+        True, "train the logarithm of the intensity scale (Poisson loss only)"
+    )
+    positions_provided: bool = opt(True, "kept for other programs", carried=True)
+
+    # schedule
+    batch_size: int = opt(8, "groups per step (single frames without overlap count as one)", ge=1)
+    nepochs: int = opt(50, "epochs at most", ge=1)
+    max_minutes: float | None = opt(8.0, "wall-clock budget; the learning rate decays towards it", gt=0)
+    max_steps: int | None = opt(None, "optimiser steps at most", ge=1)
+    learning_rate: float = opt(1e-3, "peak learning rate of Adam", gt=0)
+    warmup_steps: int = opt(50, "steps of linear warm-up", ge=0)
+    gradient_clip: float = opt(1.0, "largest gradient norm; 0: no clipping", ge=0)
+    patience: int | None = opt(None, "stop after so many epochs without improvement; default: never", ge=1)
+    seed: int = opt(0, "seed of everything random", ge=0)
+
+    backend: Literal["pytorch", "tensorflow"] = opt(
+        "pytorch", "only 'pytorch' is carried out by this package"
+    )
+
+
+@dataclass
+class InferenceConfig:
+    """How a trained model is applied to a scan."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    model_path: Path | None = opt(None, "bundle, or a folder that holds one")
+    test_data_file: Path | None = opt(None, "scan to reconstruct")
+    output_dir: Path = opt(Path("inference_outputs"), "folder for everything that inference writes")
+    n_groups: int | None = opt(None, "groups to reconstruct; default: one per frame", ge=1)
+    n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
+    subsample_seed: int | None = opt(None, "seed of that choice", ge=0)
+    neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
+    batch_size: int = opt(32, "groups per step", ge=1)
+    seed: int = opt(0, "seed of the grouping", ge=0)
+    debug: bool = opt(False, "kept for other programs", carried=True)
+    backend: Literal["pytorch", "tensorflow"] = opt(
+        "pytorch", "only 'pytorch' is carried out by this package"
+    )
+
+
+@dataclass
+class ExecutionConfig:
+    """Where and how it runs. Never changes what is computed beyond rounding."""
+
+    accelerator: str = opt("auto", "'auto', 'cpu' or 'gpu'")
+    devices: int = opt(1, "devices to use", ge=1, le=1024)
+    precision: Literal["fp32", "bf16"] = opt("fp32", "arithmetic of the network; physics stays fp32")
+    num_workers: int = opt(0, "processes that prepare data", ge=0, le=256)
+    threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1)
+    deterministic: bool = opt(True, "same seed, same numbers on the same machine")
+    progress: bool = opt(True, "show a progress bar")

@@ -1,0 +1,203 @@
+"""Checking a configuration, and moving it between dataclasses, plain dicts and YAML.
+
+The declarations of :mod:`ptycho_torch.config` (types, ranges, choices) are the only source: an
+error names the dotted field, what was expected and found. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ptycho_torch.errors import ConfigError, printable
+
+__all__ = ["config_fields", "from_dict", "load_yaml", "set_field", "to_dict", "to_yaml", "validate"]
+
+T = TypeVar("T")
+
+
+def config_fields(cls: type[Any], prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    """Every leaf field as ``{dotted name: (type, field)}``, nested dataclasses opened."""
+    hints = get_type_hints(cls)
+    found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
+    for item in dataclasses.fields(cls):
+        kind = hints[item.name]
+        if dataclasses.is_dataclass(kind):
+            found |= config_fields(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            found[prefix + item.name] = (kind, item)
+    return found
+
+
+def _describe(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(v) for v in get_args(kind))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in get_args(kind))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return "null" if kind is type(None) else names.get(kind, str(kind))
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``; ``TypeError`` where it does not fit. Booleans are never numbers."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        for option in sorted(get_args(kind), key=lambda a: a is not type(None)):
+            try:
+                return _convert(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is Literal:
+        if isinstance(value, str) and value in get_args(kind):
+            return value
+        raise TypeError
+    if kind is type(None):
+        if value is None:
+            return None
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0:
+            return int(value.__index__())
+    elif kind is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in "fiu":
+            return float(value)
+        if isinstance(value, str):  # YAML 1.1 reads 1e9 as text
+            try:
+                return float(value)
+            except ValueError:
+                raise TypeError from None
+    elif kind is Path:
+        if isinstance(value, str | Path) and str(value):
+            return Path(value)
+    elif kind is str and isinstance(value, str):
+        return value
+    raise TypeError
+
+
+def _check(name: str, value: Any, kind: Any, item: dataclasses.Field[Any], where: str) -> Any:
+    try:
+        value = _convert(value, kind)
+    except TypeError:
+        raise ConfigError(
+            f"{where}{name}: expected {_describe(kind)}, found {printable(repr(value), 80)}"
+        ) from None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        meta = item.metadata
+        limits = []
+        if not math.isfinite(value):
+            limits.append("finite")
+        if "ge" in meta and value < meta["ge"]:
+            limits.append(f"at least {meta['ge']}")
+        if "gt" in meta and not value > meta["gt"]:
+            limits.append(f"above {meta['gt']}")
+        if "le" in meta and value > meta["le"]:
+            limits.append(f"at most {meta['le']}")
+        if "multiple_of" in meta and value % meta["multiple_of"]:
+            limits.append(f"a multiple of {meta['multiple_of']}")
+        if limits:
+            raise ConfigError(f"{where}{name}: expected a value {' and '.join(limits)}, found {value}")
+    return value
+
+
+def validate(config: Any, where: str = "") -> None:
+    """Checks every field of a configuration dataclass against its declaration.
+
+    Paths given as text and whole numbers given for floats are converted in place. Raises
+    :class:`ConfigError` naming the first field that does not fit.
+    """
+    hints = get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        value, kind = getattr(config, item.name), hints[item.name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, kind):  # type: ignore[arg-type]
+                raise ConfigError(f"{where}{item.name}: expected {kind}, found {type(value).__name__}")
+            validate(value, f"{where}{item.name}.")
+        else:
+            setattr(config, item.name, _check(item.name, value, kind, item, where))
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    leaves = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
+    close = difflib.get_close_matches(key, list(leaves), n=1, cutoff=0.0)
+    return leaves[close[0]] if close else known[0]
+
+
+def set_field(config: Any, name: str, value: Any, where: str = "") -> None:
+    """Sets ``model.N`` or ``learning_rate`` by dotted name, checked; unknown names are refused."""
+    known = config_fields(type(config))
+    if name not in known:
+        raise ConfigError(
+            f"{where}{printable(name)}: unknown key; did you mean {_nearest(name, list(known))!r}?"
+        )
+    kind, item = known[name]
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        config = getattr(config, parent)
+    setattr(config, leaf, _check(name, value, kind, item, where))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
+    """A configuration from nested or dotted keys, over ``base`` or the defaults."""
+    config = cls() if base is None else base
+    nested = {f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(getattr(config, f.name))}  # type: ignore[arg-type]
+
+    def walk(part: Mapping[str, Any], prefix: str) -> None:
+        for key, value in part.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}{prefix}{printable(repr(key))}: expected a name as key")
+            if isinstance(value, Mapping) and not prefix and key in nested:
+                walk(value, f"{key}.")
+            else:
+                set_field(config, prefix + key, value, where)
+
+    walk(data, "")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dict: paths as text."""
+    plain: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        plain[item.name] = str(value) if isinstance(value, Path) else value
+    return plain
+
+
+def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
+    """Reads a YAML file into a configuration; :class:`ConfigError` names file and key."""
+    import yaml
+
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {printable(error)}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
+    return from_dict(cls, data, where=f"{path}: ", base=base)
+
+
+def to_yaml(config: Any) -> str:
+    """The configuration as YAML text that :func:`load_yaml` reads back."""
+    import yaml
+
+    return str(yaml.safe_dump(to_dict(config), sort_keys=False))

@@ -1,0 +1,72 @@
+"""One small tree of exceptions; everything the package raises on bad input is in it.
+
+Each class also derives from the built-in that a caller expects, so ``except ValueError`` keeps
+working. Messages say what was wrong, where (path, member, key, shape expected and found) and what
+to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "BundleNotFoundError",
+    "ConfigError",
+    "DataError",
+    "DependencyError",
+    "OutputError",
+    "PtychoError",
+    "ScanError",
+    "ScanNotFoundError",
+    "TrainingError",
+    "printable",
+]
+
+
+class PtychoError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ConfigError(PtychoError, ValueError):
+    """A configuration field is unknown, of the wrong type, or out of range."""
+
+
+class ScanError(PtychoError, ValueError):
+    """A scan file or its content cannot be used."""
+
+
+class ScanNotFoundError(ScanError, FileNotFoundError):
+    """A scan file does not exist."""
+
+
+class DataError(PtychoError, ValueError):
+    """Arrays handed to a function do not fit each other or the model."""
+
+
+class BundleError(PtychoError, ValueError):
+    """A model bundle is refused; the text is ``path: member: reason``."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """A model bundle does not exist."""
+
+
+class TrainingError(PtychoError, RuntimeError):
+    """Training cannot start or cannot go on (for example a loss that is not finite)."""
+
+
+class OutputError(PtychoError, OSError):
+    """An output cannot be written; earlier outputs are as they were."""
+
+
+class DependencyError(PtychoError, ImportError):
+    """An optional dependency is needed; the text says how to install it."""
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Text safe to print: control and non-ASCII characters escaped, shortened to ``limit``.
+
+    Names found in foreign files go through here before they reach a message or a terminal.
+    """
+    shown = str(text).encode("ascii", "backslashreplace").decode("ascii")
+    shown = "".join(ch if " " <= ch <= "~" else repr(ch)[1:-1] for ch in shown)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."

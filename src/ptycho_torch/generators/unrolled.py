@@ -1,0 +1,114 @@
+"""The unrolled generator: a few iterations of the physics with a small network between them.
+
+With ``o_0`` a learned constant, for k = 1..K:
+
+    psi_c = P crop(o, r_c)          Delta_c = F^-1( A_c F psi_c / |F psi_c| ) - psi_c
+    g = sum_c T_-r_c( P* Delta_c ) / ( sum_c T_-r_c |P|^2 + alpha max|P|^2 )
+    o <- o + eta_k g
+    o <- o + Net_k( Re o, Im o, Re g, Im g, illumination, log1p|F^-1(A^2)|, |Delta| )
+
+Several probe modes share the object and add in intensity. A group of one frame needs no crop: the
+region is the frame itself. Source: the design's section 6.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ptycho_torch.config import ModelConfig
+from ptycho_torch.generators import Proposal, register
+from ptycho_torch.generators.unet import UNet
+from ptycho_torch.physics.patches import assemble, crop, region_size
+
+__all__ = ["Unrolled"]
+
+_FEATURES = 7
+
+
+@register("unrolled")
+class Unrolled(nn.Module):
+    """Physics steps with learned step sizes, each followed by its own network.
+
+    One set of weights serves every N and every group size.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        steps = config.unrolled_iterations
+        self.damping = config.probe_damping
+        self.bf16 = False  # arithmetic of the networks; the physics around them stays fp32
+        self.start = nn.Parameter(torch.tensor(float(config.object_start)))
+        self.step_size = nn.Parameter(torch.ones(steps))
+        self.nets = nn.ModuleList(
+            UNet(_FEATURES, 2, config.unrolled_width, config.unrolled_levels) for _ in range(steps)
+        )
+
+    def propose(
+        self,
+        x: Tensor,
+        offsets: Tensor,
+        probe: Tensor,
+        mask: Tensor | None = None,
+        region: int | None = None,
+    ) -> Proposal:
+        """Patches (B, C, N, N) complex; see :mod:`ptycho_torch.generators` for the arguments."""
+        size, members = x.shape[-1], x.shape[1]
+        shifts = offsets.reshape(offsets.shape[0], members, 2)
+        if members == 1:  # its own mean: nothing to translate, whatever the caller measured from
+            objects = self._iterate(x, None, size, probe, mask)
+            patches = objects.unsqueeze(1)
+        else:
+            side = region_size(shifts, size) if region is None else region
+            objects = self._iterate(x, shifts, side, probe, mask)
+            patches = crop(objects, shifts, size)
+        return Proposal(patches, patches)
+
+    def _iterate(self, x: Tensor, shifts: Tensor | None, side: int, probe: Tensor, mask: Tensor | None) -> Tensor:
+        batch, members, size = x.shape[0], x.shape[1], x.shape[-1]
+
+        def gather(image: Tensor) -> Tensor:  # (B, C, N, N) -> (B, R, R)
+            return image[:, 0] if shifts is None else assemble(image, shifts, side)
+
+        def under(image: Tensor) -> Tensor:  # (B, R, R) -> (B, C, N, N)
+            return image.unsqueeze(1) if shifts is None else crop(image, shifts, size)
+
+        # The detector's centre is moved to the corner once, instead of the field at every step.
+        measured = torch.fft.ifftshift(x, dim=(-2, -1)).unsqueeze(2)
+        good = None if mask is None else torch.fft.ifftshift(mask, dim=(-2, -1))
+        if good is not None:
+            measured = measured * good
+        power = (probe.real.square() + probe.imag.square()).sum(0)
+        peak = power.max()
+        illumination = gather(power.expand(batch, members, size, size)).clamp_min(0)
+        denominator = illumination + self.damping * peak
+        lags = torch.fft.ifft2(measured.squeeze(2).square(), norm="ortho").abs()
+        lags = gather(torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1)))) / members
+        constant = torch.stack([illumination / peak, lags], 1)
+        root = peak.sqrt()
+        conjugate = probe.conj().resolve_conj()
+
+        obj = self.start.to(torch.complex64).expand(batch, side, side)
+        for k, net in enumerate(self.nets):
+            wave = under(obj).unsqueeze(2) * probe
+            field = torch.fft.fft2(wave, norm="ortho")
+            modulus = (field.real.square() + field.imag.square()).sum(2, keepdim=True).add(1e-12).sqrt()
+            ratio = measured / modulus
+            if good is not None:
+                ratio = torch.where(good, ratio, torch.ones_like(ratio))
+            misfit = torch.fft.ifft2(field * (ratio - 1), norm="ortho")
+            update = gather((conjugate * misfit).sum(2)) / denominator
+            size_of_misfit = gather((misfit.real.square() + misfit.imag.square()).sum(2).add(1e-12).sqrt())
+            obj = obj + self.step_size[k] * update
+            features = torch.cat(
+                [
+                    torch.stack([obj.real, obj.imag, update.real, update.imag], 1),
+                    constant,
+                    (size_of_misfit / (root * members)).unsqueeze(1),
+                ],
+                1,
+            )
+            with torch.autocast(features.device.type, torch.bfloat16, enabled=self.bf16):
+                change = net(features).float()
+            obj = obj + torch.complex(change[:, 0], change[:, 1])
+        return obj

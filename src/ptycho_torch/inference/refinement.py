@@ -1,0 +1,154 @@
+"""Iterative refinement of object and probe over the whole canvas: the generator's physics step, unlearned.
+
+For a mini-batch b of frames (mini-batch ePIE with a shared denominator):
+
+    Delta_j = F^-1( A_j F psi_j / |F psi_j| ) - psi_j,        psi_j = P crop(O, r_j)
+    O <- O + beta_o sum_j T_-r_j( P* Delta_j ) / ( sum_j T_-r_j |P|^2 + alpha max|P|^2 )
+    P <- P + beta_p sum_j o_j* Delta_j / ( sum_j |o_j|^2 + alpha max sum_j |o_j|^2 )
+
+Sources: A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009), for the updates;
+A. Maiden, D. Johnson and P. Li, Optica 4, 736 (2017), for the regularised denominators.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.physics.patches import assemble, crop
+
+__all__ = ["Refined", "refine"]
+
+_log = logging.getLogger(__name__)
+_MARGIN = 2
+"""Pixels around a patch that the cubic interpolation of a fractional shift reaches."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Result of :func:`refine`.
+
+    ``object``: (H, W) complex64, pixel [0, 0] at ``origin_xy``; ``probe``: (modes, N, N) complex64;
+    ``residuals``: R = sum (A_hat - A)^2 / sum A^2 of each sweep, measured while it ran; ``stopped``: why it ended.
+    """
+
+    object: NDArray[np.complex64]
+    probe: NDArray[np.complex64]
+    origin_xy: NDArray[np.float64]
+    residuals: list[float] = field(default_factory=list)
+    stopped: str = ""
+
+
+def _canvas_of(positions: NDArray[Any], size: int) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    whole = np.floor(positions)
+    low = whole.min(0) - size // 2 - _MARGIN
+    high = whole.max(0) + size - size // 2 + 1 + _MARGIN
+    width, height = (high - low).astype(int)
+    return low, (height, width)
+
+
+def refine(
+    frames: Any,
+    positions: NDArray[Any],
+    probe: NDArray[Any],
+    *,
+    start: NDArray[Any] | None = None,
+    sweeps: int = 30,
+    minutes: float | None = None,
+    batch_size: int = 16,
+    update_probe: bool = True,
+    probe_after: int = 1,
+    damping: float = 0.1,
+    step: float = 1.0,
+    probe_step: float = 1.0,
+    tolerance: float = 1e-4,
+    good_pixels: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, float], None] | None = None,
+) -> Refined:
+    """Refines object and, if asked, probe against all frames until the residual stops falling.
+
+    ``frames``: (M, N, N) amplitudes in the unit of the probe's power; ``positions``: (M, 2) = (x, y)
+    pixels; ``probe``: (modes, N, N) complex; ``start``: (H, W) complex object on the canvas that
+    :func:`refine` itself would return for these positions, default: all ones. ``tolerance``:
+    relative fall of R over five sweeps below which it stops. The object's gauge is the probe's.
+    """
+    device = torch.device(device)
+    size = probe.shape[-1]
+    origin, shape = _canvas_of(positions, size)
+    whole = np.floor(positions)
+    corner = torch.from_numpy((whole - origin).astype(np.int64)).to(device) - size // 2 - _MARGIN
+    fraction = torch.from_numpy((positions - whole).astype(np.float32)).to(device).unsqueeze(1)
+    window = size + 2 * _MARGIN
+    inside = torch.arange(window, device=device)
+    canvas = torch.ones(shape, dtype=torch.complex64, device=device)
+    if start is not None:
+        canvas = torch.from_numpy(np.array(start, dtype=np.complex64)).to(device)
+    waves = torch.from_numpy(np.array(probe, dtype=np.complex64)).to(device)
+    mask = None
+    if good_pixels is not None:
+        mask = torch.fft.ifftshift(torch.from_numpy(good_pixels).to(device), dim=(-2, -1))
+    rng = np.random.default_rng(seed)
+    began, residuals, stopped = time.monotonic(), [], "sweeps used up"
+    power = torch.zeros((), device=device)
+
+    for sweep in range(sweeps):
+        error, total = torch.zeros((), device=device), torch.zeros((), device=device)
+        for part in np.array_split(rng.permutation(len(positions)), max(1, len(positions) // batch_size)):
+            index = torch.from_numpy(part).to(device)
+            measured = torch.as_tensor(np.asarray(frames[np.sort(part)], dtype=np.float32), device=device)
+            index = index.sort().values
+            measured = torch.fft.ifftshift(measured, dim=(-2, -1)).unsqueeze(1)
+            rows = corner[index, 1, None, None] + inside[:, None]
+            columns = corner[index, 0, None, None] + inside
+            flat = rows * shape[1] + columns
+            here = crop(canvas.view(-1)[flat], fraction[index], size)
+            wave = here * waves
+            update, misfit = _project(wave, measured, mask)
+            error += misfit
+            total += measured.square().sum() if mask is None else (measured.square() * mask).sum()
+
+            power = (waves.real.square() + waves.imag.square()).sum(0)
+            back = assemble((waves.conj() * update).sum(1, keepdim=True), fraction[index], window)
+            light = assemble(power.expand(len(part), 1, size, size), fraction[index], window)
+            top = torch.zeros(canvas.numel(), dtype=torch.complex64, device=device)
+            bottom = torch.zeros(canvas.numel(), device=device)
+            top.index_add_(0, flat.reshape(-1), back.reshape(-1))
+            bottom.index_add_(0, flat.reshape(-1), light.reshape(-1))
+            change = top / (bottom.clamp_min(0) + damping * power.max())
+            canvas = canvas + step * change.view(shape)
+            if update_probe and sweep >= probe_after:
+                bright = (here.real.square() + here.imag.square()).sum(0)
+                waves = waves + probe_step * (here.conj() * update).sum(0) / (bright + damping * bright.max())
+        residuals.append(float(error / total))
+        if progress is not None:
+            progress(sweep + 1, residuals[-1])
+        if minutes is not None and time.monotonic() - began > 60 * minutes:
+            stopped = "time used up"
+            break
+        if len(residuals) > 10 and residuals[-6] - min(residuals[-5:]) < tolerance * residuals[-6]:
+            stopped = "residual stopped falling"
+            break
+    _log.info("refined %d frames: R %.4g after %d sweeps (%s)", len(positions), residuals[-1], len(residuals), stopped)
+    return Refined(canvas.cpu().numpy(), waves.cpu().numpy(), origin, residuals, stopped)
+
+
+def _project(wave: Tensor, measured: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Change of the exit waves (B, modes, N, N) towards the measured moduli, and the squared misfit."""
+    field_ = torch.fft.fft2(wave, norm="ortho")
+    modulus = (field_.real.square() + field_.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
+    ratio = measured / modulus
+    misfit = (modulus - measured).square()
+    if mask is not None:
+        ratio = torch.where(mask, ratio, torch.ones_like(ratio))
+        misfit = misfit * mask
+    return torch.fft.ifft2(field_ * (ratio - 1), norm="ortho"), misfit.sum()

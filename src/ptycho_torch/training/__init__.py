@@ -1,0 +1,1 @@
+"""Training with Lightning: groups of frames, losses, schedule, state to resume from."""

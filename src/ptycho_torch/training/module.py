@@ -1,0 +1,172 @@
+"""The Lightning module: losses of single frames and of merged neighbours, optimiser, schedule."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from ptycho_torch.config import TrainingConfig
+from ptycho_torch.errors import TrainingError
+from ptycho_torch.model import Autoencoder
+from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll, total_variation
+from ptycho_torch.physics.patches import crop, merge
+from ptycho_torch.training.data import Batch
+
+__all__ = ["PtychoModule"]
+
+
+class PtychoModule(lightning.LightningModule):
+    """Trains an :class:`~ptycho_torch.model.Autoencoder` on frames alone.
+
+        loss = w_f L(A_hat(o_c), A_c) + w_o L(A_hat(crop(merge o, r_c)), A_c)
+
+    The second term is there when a training group has several frames that are predicted one by one
+    (gridsize 1 with ``overlap``): it is what makes neighbours agree. L is the weighted sum of
+    amplitude error and Poisson likelihood. ``region``: side of a group's common region.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, config: TrainingConfig, region: int, mask: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.config, self.region = autoencoder, config, region
+        self.single = config.model.gridsize == 1
+        self.data_scale = autoencoder.intensity_scale
+        self.mask: Tensor | None
+        self.register_buffer("mask", mask, persistent=False)
+        core = autoencoder.core
+        trains_probe = config.probe != "fixed" and config.probe_trainable and config.probe_learning_rate > 0
+        core.probe_pairs.requires_grad_(trains_probe)
+        core.log_scale.requires_grad_(config.intensity_scale_trainable and config.nll_weight > 0)
+        self.steps_before = 0
+        self.seconds_before = 0.0
+        self.steps_planned = 1
+        self._began = time.monotonic()
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    # ---------------------------------------------------------------- losses
+    def misfit(self, patches: Tensor, x: Tensor) -> Tensor:
+        """Weighted likelihood of frames under patches, both (B, C, N, N)."""
+        config, core = self.config, self.autoencoder.core
+        predicted = core.predict_amplitude(patches)
+        loss = predicted.new_zeros(())
+        if config.mae_weight:
+            loss = loss + config.mae_weight * amplitude_mae(predicted, x, self.mask)
+        if config.nll_weight:
+            # Counts are data: they come from the scale that the data had, not from the trained one.
+            counts = (x * self.data_scale).square()
+            rate = (predicted * core.log_scale.exp()).square()
+            loss = loss + config.nll_weight * poisson_nll(rate, counts, self.mask)
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        config, core = self.config, self.autoencoder.core
+        x, offsets, labels = batch
+        groups, members, size = x.shape[0], x.shape[1], x.shape[-1]
+        if self.single:
+            lone = torch.zeros(groups * members, 1, 1, 2, device=x.device)
+            patches = core.propose(x.reshape(-1, 1, size, size), lone, self.mask).patches.view_as(x)
+        else:
+            patches = core.propose(x, offsets, self.mask, self.region).patches
+        supervised = config.model.model_type == "supervised"
+        loss = patches.real.new_zeros(())
+        if not supervised and self.single and members > 1:
+            power = core.probe.abs().square().sum(0)
+            shifts = offsets[:, :, 0]
+            whole = merge(patches, power, shifts, self.region)
+            loss = loss + config.overlap_weight * self.misfit(crop(whole, shifts, size), x)
+            if config.frame_weight:
+                loss = loss + config.frame_weight * self.misfit(patches, x)
+        elif not supervised:
+            loss = loss + self.misfit(patches, x)
+        smoothness = config.realspace_weight + config.tv_weight
+        if smoothness:
+            loss = loss + smoothness * total_variation(patches)
+        if labels is not None:
+            weight = 1.0 if supervised else config.realspace_mae_weight
+            loss = loss + weight * self._against(labels, patches)
+        return loss
+
+    def _against(self, labels: Tensor, patches: Tensor) -> Tensor:
+        """Illumination-weighted |o e^{i phi} - label|, after the global phase of each patch."""
+        power = self.autoencoder.core.probe.detach().abs().square().sum(0)
+        overlap = (power * labels * patches.conj()).sum((-2, -1), keepdim=True)
+        aligned = patches * (overlap / overlap.abs().clamp_min(1e-12)).detach()
+        return (power * (aligned - labels).abs()).sum((-2, -1)).mean() / power.sum()
+
+    # ---------------------------------------------------------------- steps
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self._sum = loss.detach() if self._sum is None else self._sum + loss.detach()
+        self._count += 1
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._sum, self._count = None, 0
+
+    @property
+    def epoch_loss(self) -> float | None:
+        """Mean training loss of the epoch so far; None before its first step."""
+        return None if self._sum is None else float(self._sum / self._count)
+
+    @torch.no_grad()
+    def validation_loss(self, batches: Iterable[Batch]) -> float | None:
+        """Mean loss of held-out groups; None where there are none. Also fit for an epoch cut short."""
+        self.eval()
+        losses = [self.loss(self.transfer_batch_to_device(batch, self.device, 0)) for batch in batches]
+        self.train()
+        return float(torch.stack(losses).mean()) if losses else None
+
+    # ---------------------------------------------------------------- optimiser and schedule
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        core, rate = self.autoencoder.core, self.config.learning_rate
+        groups: list[dict[str, Any]] = [{"params": list(core.generator.parameters()), "scale": rate}]
+        if core.probe_pairs.requires_grad:
+            peak = float(torch.view_as_complex(core.probe_pairs.detach()).abs().max())
+            groups.append({"params": [core.probe_pairs], "scale": self.config.probe_learning_rate * peak})
+        if core.log_scale.requires_grad:
+            groups.append({"params": [core.log_scale], "scale": rate})
+        return torch.optim.Adam([{**g, "lr": g["scale"]} for g in groups])
+
+    def on_fit_start(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all runs that this one resumes."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget that is used, 0 to 1: of steps or of time, whichever is further."""
+        done = (self.steps_before + self.global_step) / self.steps_planned
+        if self.config.max_minutes is not None:
+            done = max(done, self.seconds / (60 * self.config.max_minutes))
+        return min(done, 1.0)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        if self.progress >= 1.0:
+            self.trainer.should_stop = True
+            return -1
+        step = self.steps_before + self.global_step
+        factor = 0.5 * (1 + math.cos(math.pi * self.progress))
+        if self.config.warmup_steps:
+            factor *= min(1.0, (step + 1) / self.config.warmup_steps)
+        for optimiser in self.trainer.optimizers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["scale"] * factor
+        return None
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % 20 == 0 and not math.isfinite(float(outputs["loss"])):
+            raise TrainingError(
+                f"loss: not finite at step {self.global_step}; the last good bundle is kept. "
+                "Try a lower --learning-rate or check the frames for outliers."
+            )

@@ -1,0 +1,119 @@
+"""From a scan to what training starts with: normalisation, scale, probe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.config import TrainingConfig
+from ptycho_torch.errors import ConfigError
+from ptycho_torch.inference.refinement import refine
+from ptycho_torch.model import default_probe
+from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
+from ptycho_torch.scan import Scan
+
+__all__ = ["Prepared", "prepare", "subsample"]
+
+_log = logging.getLogger(__name__)
+_REFINE_FRAMES = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``normalisation`` f and ``intensity_scale`` s as in :mod:`ptycho_torch.physics.units`; ``probe``
+    (modes, N, N) normalised; ``residuals`` of the probe's refinement, empty where there was none."""
+
+    normalisation: float
+    intensity_scale: float
+    probe: NDArray[np.complex64]
+    residuals: list[float]
+
+
+def subsample(scan: Scan, count: int | None, seed: int, sequential: bool = False) -> Scan:
+    """``count`` frames of a scan, drawn with ``seed`` or the first ones; all when ``count`` is None."""
+    if count is None or count >= len(scan.positions):
+        return scan
+    if sequential:
+        return scan.select(np.arange(count))
+    return scan.select(np.sort(np.random.default_rng(seed).choice(len(scan.positions), count, replace=False)))
+
+
+def with_modes(probe: NDArray[Any], modes: int) -> NDArray[np.complex64]:
+    """The probe cut or extended to ``modes`` modes; new ones are tilted copies of the first at 2 % of its power."""
+    have = len(probe)
+    if modes <= have:
+        return np.asarray(probe[:modes], dtype=np.complex64)
+    axis = np.arange(probe.shape[-1]) - probe.shape[-1] // 2
+    extra = [
+        probe[0] * (axis[:, None] if m % 2 else axis[None, :]) ** (1 + (m - have) // 2) for m in range(have, modes)
+    ]
+    first = np.sqrt(np.sum(np.abs(probe[0]) ** 2))
+    extra = [e * (np.sqrt(0.02) * first / np.sqrt(np.sum(np.abs(e) ** 2))) for e in extra]
+    return np.concatenate([probe, np.stack(extra)]).astype(np.complex64)
+
+
+def prepare(
+    scan: Scan, config: TrainingConfig, device: str = "cpu", progress: Callable[[int, float], None] | None = None
+) -> Prepared:
+    """Measures normalisation and scale, and refines the probe on the frames if ``config.probe`` says so.
+
+    The probe is refined on at most 512 neighbouring frames, with an object that is thrown away: the
+    network then starts from an illumination that explains the data.
+    """
+    size = scan.frames.shape[-1]
+    normalisation = amplitude_normalisation(scan.frames)
+    if scan.counts_known:
+        scale = intensity_scale_from_counts(scan.frames)
+    else:
+        scale = float(np.sqrt(config.nphotons)) / (size / 2)
+    if scan.probe is None:
+        _log.warning("the scan has no probe: starting from a disk of radius N/4")
+        guess = default_probe(size, config.model.probe_modes or 1)
+    else:
+        guess = with_modes(scan.probe, config.model.probe_modes or len(scan.probe))
+    probe, residuals = normalise_probe(guess), []
+    if config.probe == "refine" and config.probe_trainable and _overlaps(scan, size):
+        chosen = _compact(scan.positions, _REFINE_FRAMES)
+        frames = np.asarray(scan.frames[chosen], dtype=np.float32) * np.float32(normalisation)
+        refined = refine(
+            frames,
+            scan.positions[chosen],
+            probe,
+            sweeps=config.probe_sweeps,
+            good_pixels=scan.good_pixels,
+            seed=config.seed,
+            device=device,
+            progress=progress,
+        )
+        if not np.isfinite(refined.residuals[-1]):
+            raise ConfigError("probe: refinement diverged; use --probe trainable or check the probe guess")
+        probe, residuals = normalise_probe(refined.probe), refined.residuals
+    return Prepared(normalisation, scale, probe, residuals)
+
+
+def _overlaps(scan: Scan, size: int) -> bool:
+    """Whether frames overlap enough (neighbours within N/2) for a probe to be told from an object."""
+    from scipy.spatial import cKDTree
+
+    if len(scan.positions) < 9:
+        _log.info("probe not refined: fewer than 9 frames")
+        return False
+    distance = float(np.median(cKDTree(scan.positions).query(scan.positions, k=3)[0][:, 2]))
+    if distance > size / 2:
+        _log.info("probe not refined: neighbours are %.0f px apart, more than N/2", distance)
+        return False
+    return True
+
+
+def _compact(positions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """The ``count`` frames nearest to the frame in the middle: frames that overlap each other."""
+    if len(positions) <= count:
+        return np.arange(len(positions))
+    middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
+    nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
+    return np.sort(nearest)

@@ -1,0 +1,1 @@
+"""Whole jobs, one call each: train, load for inference."""

@@ -1,0 +1,108 @@
+"""Crop and assemble: adjoint, exact where they must be, and differentiable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptycho_torch.errors import DataError
+from ptycho_torch.physics.patches import assemble, crop, merge, region_size
+
+cases = given(
+    size=st.integers(2, 6).map(lambda n: 2 * n),
+    groups=st.integers(1, 2),
+    members=st.integers(1, 4),
+    reach=st.floats(0, 6),
+    seed=st.integers(0, 2**31),
+)
+
+
+def draw(size: int, groups: int, members: int, reach: float, seed: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    generator = torch.Generator().manual_seed(seed)
+    offsets = (torch.rand(groups, members, 2, generator=generator, dtype=torch.float64) * 2 - 1) * reach
+    side = region_size(offsets, size)
+    region = torch.randn(groups, side, side, generator=generator, dtype=torch.complex128)
+    return region, offsets, side
+
+
+@settings(max_examples=40, deadline=None)
+@cases
+def test_crop_and_assemble_are_adjoint(size: int, groups: int, members: int, reach: float, seed: int) -> None:
+    region, offsets, side = draw(size, groups, members, reach, seed)
+    patches = torch.randn(groups, members, size, size, dtype=torch.complex128)
+    left = torch.vdot(patches.flatten(), crop(region, offsets, size).flatten())
+    right = torch.vdot(assemble(patches, offsets, side).flatten(), region.flatten())
+    torch.testing.assert_close(left, right)
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.integers(-5, 5), y=st.integers(-5, 5), size=st.integers(2, 6).map(lambda n: 2 * n))
+def test_whole_offsets_are_plain_slices(x: int, y: int, size: int) -> None:
+    side = size + 16
+    region = torch.randn(1, side, side, dtype=torch.complex128)
+    patch = crop(region, torch.tensor([[[float(x), float(y)]]], dtype=torch.float64), size)[0, 0]
+    top, left = side // 2 - size // 2 + y, side // 2 - size // 2 + x
+    torch.testing.assert_close(patch, region[0, top : top + size, left : left + size], rtol=0, atol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.floats(-3, 3), y=st.floats(-3, 3))
+def test_quadratics_are_interpolated_exactly(x: float, y: float) -> None:
+    side, size = 32, 8
+    axis = torch.arange(side, dtype=torch.float64) - side // 2
+
+    def surface(xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
+        return 1 + 0.5 * xs - 0.25 * ys + 0.1 * xs**2 + 0.2 * ys**2 + 0.3 * xs * ys
+
+    region = surface(axis[None, :], axis[:, None])[None]
+    inner = torch.arange(size, dtype=torch.float64) - size // 2
+    expected = surface(inner[None, :] + x, inner[:, None] + y)
+    found = crop(region, torch.tensor([[[x, y]]], dtype=torch.float64), size)[0, 0]
+    torch.testing.assert_close(found, expected)
+
+
+@settings(max_examples=20, deadline=None)
+@cases
+def test_merging_crops_of_one_object_gives_it_back(
+    size: int, groups: int, members: int, reach: float, seed: int
+) -> None:
+    _, offsets, side = draw(size, groups, members, reach, seed)
+    flat = torch.full((groups, side, side), 2.0 - 1.0j, dtype=torch.complex128)
+    weight = torch.ones(size, size, dtype=torch.float64)
+    merged = merge(crop(flat, offsets.round(), size), weight, offsets.round(), side, eps=1e-9)
+    covered = assemble(torch.ones(groups, members, size, size, dtype=torch.float64), offsets.round(), side) > 0.5
+    torch.testing.assert_close(merged[covered], flat[covered], rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_pass_gradcheck() -> None:
+    region = torch.randn(1, 8, 8, dtype=torch.complex128, requires_grad=True)
+    offsets = torch.tensor([[[0.3, -0.6], [-1.2, 0.9]]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda r: crop(r, offsets, 4), (region,))
+    patches = torch.randn(1, 2, 4, 4, dtype=torch.complex128, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: merge(p, torch.ones(4, 4, dtype=torch.float64), offsets, 8), (patches,))
+
+
+def test_region_holds_every_patch_and_its_margin() -> None:
+    assert region_size(torch.zeros(1, 1, 2), 64) == 64
+    assert region_size(torch.tensor([[[2.0, -2.0]]]), 64) == 72
+    reach = 5.25
+    side = region_size(torch.tensor([[[reach, 0.0]]]), 10)
+    assert side // 2 + 10 - 10 // 2 - 1 + reach + 2 <= side - 1
+    assert side // 2 - 10 // 2 - reach - 2 >= 0
+
+
+def test_wrong_offsets_are_named() -> None:
+    with pytest.raises(DataError, match=r"expected shape \(B, C, 2\)"):
+        crop(torch.zeros(1, 8, 8), torch.zeros(1, 2), 4)
+
+
+def test_result_does_not_depend_on_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    region = torch.from_numpy(rng.standard_normal((5, 24, 24)))
+    offsets = torch.from_numpy(rng.uniform(-2, 2, (5, 3, 2)))
+    whole = crop(region, offsets, 12)
+    parts = torch.cat([crop(region[i : i + 1], offsets[i : i + 1], 12) for i in range(5)])
+    torch.testing.assert_close(whole, parts)
