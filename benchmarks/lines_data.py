@@ -44,7 +44,7 @@ class LinesCase:
     ``train``: frames sqrt(counts) of both images on the 4-px grid; the second image lies 392 px to
     the right of the first, so no neighbours cross, and ``scan_index`` says which image. ``test``: frames of
     test image 0. ``*_groups``: (G, gridsize^2) indices into the frames, channels in rows. ``train_groups``
-    and ``test_groups`` of gridsize 1 hold every frame once. ``*_offsets``: (gridsize^2, 2) (x, y) of the
+    and ``test_groups`` of gridsize 1 hold every frame once. ``offsets``: (gridsize^2, 2) (x, y) of the
     members from their group's mean, the same for all. ``truth``: (330, 330). ``intensity_scale``: s.
     """
 

@@ -52,7 +52,10 @@ class ModelConfig:
         "pinn", "'pinn' trains through the physics, without labels"
     )
     probe_modes: int | None = opt(
-        None, "incoherent probe modes of the forward model; default: as many as the scan's probe has", ge=1, le=64
+        None,
+        "incoherent probe modes of the forward model; default: as many as the scan's probe has",
+        ge=1,
+        le=64,
     )
 
     # unrolled

@@ -44,7 +44,10 @@ def default_probe(size: int, modes: int = 1) -> NDArray[np.complex64]:
     axis = np.arange(size) - size // 2
     radius = np.hypot(axis[:, None], axis[None, :])
     disk = 1 / (1 + np.exp((radius - size / 4) / max(size / 64, 0.5)))
-    tilts = [np.exp(2j * np.pi * m * axis[None, :] / size) * (1 if m == 0 else math.sqrt(0.1)) for m in range(modes)]
+    tilts = [
+        np.exp(2j * np.pi * m * axis[None, :] / size) * (1 if m == 0 else math.sqrt(0.1))
+        for m in range(modes)
+    ]
     return normalise_probe(np.stack([disk * tilt for tilt in tilts]))
 
 
@@ -89,8 +92,16 @@ class Reconstructor(nn.Module):
             raise DataError(f"frames: expected shape (B, C, {size}, {size}), found {tuple(x.shape)}")
         if offsets.shape != (*x.shape[:2], 1, 2):
             raise DataError(f"offsets: expected shape {(*x.shape[:2], 1, 2)}, found {tuple(offsets.shape)}")
-        proposal: Proposal = self.generator.propose(x, offsets, self.probe, mask=mask, region=region)
+        proposal: Proposal = self.generator.propose(  # type: ignore[operator]
+            x, offsets, self.probe, mask=mask, region=region
+        )
         return proposal
+
+    @property
+    def offset_sign(self) -> int:
+        """1 where the generator takes offsets as member minus group mean, -1 where it wants the opposite
+        (networks with weights of the TensorFlow program)."""
+        return int(getattr(self.generator, "offset_sign", 1))
 
     def stitching_weight(self) -> Tensor:
         """(N, N) weight of an object's pixels on the canvas: |P|^2 summed over modes.
@@ -165,7 +176,7 @@ class DiffractionToObject(_View):
         """Complex objects of frames.
 
         ``x_scaled``: (B, C, N, N) float32 amplitude in sqrt(counts); ``offsets``: (B, C, 1, 2)
-        float32, member minus group mean, (x, y) pixels. Returns complex64 (B, C, N, N), one patch
+        float32, member minus group mean times ``core.offset_sign``, (x, y) pixels. Returns complex64 (B, C, N, N), one patch
         per frame, or (B, 1, N, N), one object per group around its mean position. Gauge: global
         phase free; amplitude relative to the stored probe. Raises
         :class:`~ptycho_torch.errors.DataError` on shapes that do not fit.

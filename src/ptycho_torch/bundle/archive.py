@@ -34,8 +34,6 @@ class Archive(Protocol):
     def size(self, name: str) -> int: ...
     def error(self, member: str | None, reason: str) -> BundleError: ...
     def close(self) -> None: ...
-    def __enter__(self) -> Archive: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _message(path: str, member: str | None, reason: str) -> str:
@@ -245,7 +243,9 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise BundleNotFoundError(_message(str(path), None, "link to a file that does not exist")) from None
+            raise BundleNotFoundError(
+                _message(str(path), None, "link to a file that does not exist")
+            ) from None
         return None
     except (OSError, ValueError) as error:
         raise BundleError(_message(str(path), None, f"cannot be read ({printable(error)})")) from None

@@ -91,7 +91,9 @@ class _Encoder:
             yield from self.parts(value.value, where, depth + 1)
             yield b"Q"
         else:
-            raise self.refuse(where, f"{type(value).__name__} cannot be kept in a bundle; use plain values and arrays")
+            raise self.refuse(
+                where, f"{type(value).__name__} cannot be kept in a bundle; use plain values and arrays"
+            )
 
     def integer(self, value: int, where: str) -> bytes:
         if 0 <= value < 256:
@@ -127,7 +129,9 @@ class _Encoder:
         if kind not in "biufcUS" or itemsize == 0 or (kind in "fc" and itemsize > (8 if kind == "f" else 16)):
             raise self.refuse(where, f"array of type {value.dtype} cannot be kept in a bundle")
         if type(value) is not np.ndarray or value.ndim > limits.MAX_ARRAY_DIMS:
-            raise self.refuse(where, f"{type(value).__name__} with {value.ndim} axes cannot be kept in a bundle")
+            raise self.refuse(
+                where, f"{type(value).__name__} with {value.ndim} axes cannot be kept in a bundle"
+            )
         order = "|" if itemsize == 1 or kind == "S" else "<"
         sizes = {"U": (itemsize, 4, 8), "S": (itemsize, 1, 0)}.get(kind, (-1, -1, 0))
         # numpy.core exists in numpy 1 and, for exactly this purpose, in numpy 2.

@@ -90,7 +90,9 @@ class ArrayRef:
     def set_state(self, state: Any) -> None:
         if self.value is not None:
             raise RefusedError("the state of an array is set twice")
-        if not (isinstance(state, tuple) and len(state) == 5 and type(state[0]) is int and state[0] in (0, 1)):
+        if not (
+            isinstance(state, tuple) and len(state) == 5 and type(state[0]) is int and state[0] in (0, 1)
+        ):
             raise RefusedError("array with an unknown state")
         _, shape, dtype, fortran, data = state
         if type(fortran) is not bool:
@@ -165,7 +167,11 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None)
         raise RefusedError("array of unknown order")
     array = make_array(data, dtype, shape, order)
     if order == "K" and axes is not None:
-        if not isinstance(axes, tuple) or any(type(a) is not int for a in axes) or sorted(axes) != list(range(len(shape))):
+        if (
+            not isinstance(axes, tuple)
+            or any(type(a) is not int for a in axes)
+            or sorted(axes) != list(range(len(shape)))
+        ):
             raise RefusedError("array with unknown axes")
         array = array.transpose(axes)
     return ArrayRef(array)
@@ -230,7 +236,10 @@ _POSIX, _WINDOWS = _path(PurePosixPath), _path(PureWindowsPath)
 DILL_TABLE: Final[dict[tuple[str, str], Name]] = {
     **{(m, "_reconstruct"): _RECONSTRUCT for m in ("numpy.core.multiarray", "numpy._core.multiarray")},
     **{(m, "scalar"): Name("scalar", _scalar) for m in ("numpy.core.multiarray", "numpy._core.multiarray")},
-    **{(m, "_frombuffer"): Name("_frombuffer", _frombuffer) for m in ("numpy.core.numeric", "numpy._core.numeric")},
+    **{
+        (m, "_frombuffer"): Name("_frombuffer", _frombuffer)
+        for m in ("numpy.core.numeric", "numpy._core.numeric")
+    },
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): Name("dtype", _dtype),
     ("dill._dill", "_create_array"): Name("_create_array", _create_array),
@@ -245,7 +254,11 @@ DILL_TABLE: Final[dict[tuple[str, str], Name]] = {
         for m in ("pathlib", "pathlib._local")
         for n in ("PosixPath", "PurePosixPath", "Path", "PurePath")
     },
-    **{(m, n): Name(n, _WINDOWS) for m in ("pathlib", "pathlib._local") for n in ("WindowsPath", "PureWindowsPath")},
+    **{
+        (m, n): Name(n, _WINDOWS)
+        for m in ("pathlib", "pathlib._local")
+        for n in ("WindowsPath", "PureWindowsPath")
+    },
     ("tensorflow.python.framework.ops", "convert_to_tensor"): Name("convert_to_tensor", _identity),
 }
 """Every global that a ``.dill`` member may mention. docs/bundle-format.md says who writes which."""

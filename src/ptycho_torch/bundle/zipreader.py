@@ -120,7 +120,9 @@ class ZipReader:
         if not found:
             head = bytes(self._source.read_at(0, 4))
             if head[:2] == b"PK":
-                raise self._fail(None, "zip end record not found; the file is cut off or has bytes after its end")
+                raise self._fail(
+                    None, "zip end record not found; the file is cut off or has bytes after its end"
+                )
             raise self._fail(None, f"not a zip file (begins with {printable(repr(head))})")
         if len(found) > 1:
             raise self._fail(None, "more than one zip end record fits")
@@ -134,7 +136,9 @@ class ZipReader:
         if count > limits.MAX_ENTRIES:
             raise self._fail(None, f"{count} entries, at most {limits.MAX_ENTRIES} are read")
         if cd_size > limits.MAX_DIRECTORY_BYTES:
-            raise self._fail(None, f"directory of {cd_size} bytes, at most {limits.MAX_DIRECTORY_BYTES} are read")
+            raise self._fail(
+                None, f"directory of {cd_size} bytes, at most {limits.MAX_DIRECTORY_BYTES} are read"
+            )
         if cd_at + cd_size != end or cd_size < count * _CENTRAL.size:
             raise self._fail(None, "the zip directory does not end where the end record begins")
         return self._exactly(cd_at, cd_size, "the zip directory"), count, cd_at
@@ -238,7 +242,9 @@ class ZipReader:
         if entry.flags & ~_KNOWN_FLAGS:
             raise self._fail(entry.name, f"encrypted or in an unknown form (flags 0x{entry.flags:04x})")
         if entry.method not in (_STORED, _DEFLATED):
-            raise self._fail(entry.name, f"compression method {entry.method}; only stored and deflate are read")
+            raise self._fail(
+                entry.name, f"compression method {entry.method}; only stored and deflate are read"
+            )
         if stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise self._fail(entry.name, "neither a file nor a folder (link or device)")
         if entry.method == _STORED and entry.packed != entry.size:
@@ -307,7 +313,9 @@ class ZipReader:
             raise self._fail(entry.name, "no local header where the directory says")
         if name_n != len(entry.raw_name) or flags != entry.flags or method != entry.method:
             raise self._fail(entry.name, "local header and directory disagree")
-        rest = bytes(self._exactly(entry.offset + _LOCAL.size, name_n + extra_n, "its local header", entry.name))
+        rest = bytes(
+            self._exactly(entry.offset + _LOCAL.size, name_n + extra_n, "its local header", entry.name)
+        )
         if rest[:name_n] != entry.raw_name:
             raise self._fail(entry.name, "local header and directory give different names")
         wide = self._extra(rest[name_n:], entry.name)
@@ -330,7 +338,10 @@ class ZipReader:
             20: struct.pack("<LQQ", entry.crc, entry.packed, entry.size),
         }
         length = following - at
-        if length not in forms or bytes(self._exactly(at, length, "its data descriptor", entry.name)) != forms[length]:
+        if (
+            length not in forms
+            or bytes(self._exactly(at, length, "its data descriptor", entry.name)) != forms[length]
+        ):
             raise self._fail(entry.name, "data descriptor and directory disagree")
         return following
 

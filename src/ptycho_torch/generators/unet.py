@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,11 +37,9 @@ class UNet(nn.Module):
         self.enter = nn.Conv2d(4 * inputs, width, 3, padding=1)
         self.blocks = nn.ModuleList(_Residual(w) for w in widths)
         self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
-        self.up = nn.ModuleList(
-            nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.merge = _Residual(width)
         self.leave = nn.Conv2d(width, 4 * outputs, 3, padding=1)
         nn.init.zeros_(self.leave.weight)

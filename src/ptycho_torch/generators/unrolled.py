@@ -64,7 +64,9 @@ class Unrolled(nn.Module):
             patches = crop(objects, shifts, size)
         return Proposal(patches, patches)
 
-    def _iterate(self, x: Tensor, shifts: Tensor | None, side: int, probe: Tensor, mask: Tensor | None) -> Tensor:
+    def _iterate(
+        self, x: Tensor, shifts: Tensor | None, side: int, probe: Tensor, mask: Tensor | None
+    ) -> Tensor:
         batch, members, size = x.shape[0], x.shape[1], x.shape[-1]
 
         def gather(image: Tensor) -> Tensor:  # (B, C, N, N) -> (B, R, R)

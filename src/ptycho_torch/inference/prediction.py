@@ -31,9 +31,13 @@ def normalised_groups(
 
     Everything at once in memory: for a few groups; :func:`reconstruct` streams.
     """
-    groups = group_neighbours(scan.positions, gridsize, neighbor_count=neighbor_count, n_groups=n_groups, seed=seed)
+    groups = group_neighbours(
+        scan.positions, gridsize, neighbor_count=neighbor_count, n_groups=n_groups, seed=seed
+    )
     offsets, centres = group_offsets(scan.positions, groups)
-    frames = np.asarray(scan.frames[groups.reshape(-1)], dtype=np.float32).reshape(*groups.shape, scan.N, scan.N)
+    frames = np.asarray(scan.frames[groups.reshape(-1)], dtype=np.float32).reshape(
+        *groups.shape, scan.N, scan.N
+    )
     frames = frames * np.float32(amplitude_normalisation(scan.frames))
     return frames, offsets[:, :, None].astype(np.float32), centres
 
@@ -78,7 +82,12 @@ def reconstruct(
         model = model.to(device)
     where = core.log_scale.device
     groups = group_neighbours(
-        scan.positions, config.gridsize, neighbor_count=neighbor_count, n_groups=n_groups, seed=seed
+        scan.positions,
+        config.gridsize,
+        neighbor_count=neighbor_count,
+        n_groups=n_groups,
+        seed=seed,
+        scan_index=scan.scan_index,
     )
     offsets, centres = group_offsets(scan.positions, groups)
     members = groups.shape[1]
@@ -86,7 +95,7 @@ def reconstruct(
     began = time.monotonic()
     factor = np.float32(amplitude_normalisation(scan.frames) * model.intensity_scale)
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
-    weight = core.stitching_weight()
+    weight, sign = core.stitching_weight(), np.float32(core.offset_sign)
     canvas = Canvas(scan.positions, config.N, weight, device=where)
     model.eval()
     before = getattr(core.generator, "bf16", False)
@@ -97,7 +106,11 @@ def reconstruct(
                 chosen = groups[part]
                 frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
                 x = torch.from_numpy(frames).to(where).view(*chosen.shape, config.N, config.N)
-                shift = torch.from_numpy(np.asarray(offsets[part], dtype=np.float32)).to(where).unsqueeze(2)
+                shift = (
+                    torch.from_numpy(sign * np.asarray(offsets[part], dtype=np.float32))
+                    .to(where)
+                    .unsqueeze(2)
+                )
                 objects = model(x, shift, mask, region)
                 at = scan.positions[chosen] if objects.shape[1] == members else centres[part][:, None]
                 canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
@@ -117,7 +130,9 @@ def reconstruct(
         "seconds": round(seconds, 4),
         "frames_per_second": round(groups.size / seconds, 1),
         "refined_sweeps": 0,
-        "scan": None if scan.source is None else {"name": Path(scan.source.path).name, "sha256": scan.source.sha256},
+        "scan": None
+        if scan.source is None
+        else {"name": Path(scan.source.path).name, "sha256": scan.source.sha256},
     }
     return Reconstruction(
         object=obj,

@@ -138,7 +138,13 @@ def refine(
         if len(residuals) > 10 and residuals[-6] - min(residuals[-5:]) < tolerance * residuals[-6]:
             stopped = "residual stopped falling"
             break
-    _log.info("refined %d frames: R %.4g after %d sweeps (%s)", len(positions), residuals[-1], len(residuals), stopped)
+    _log.info(
+        "refined %d frames: R %.4g after %d sweeps (%s)",
+        len(positions),
+        residuals[-1],
+        len(residuals),
+        stopped,
+    )
     return Refined(canvas.cpu().numpy(), waves.cpu().numpy(), origin, residuals, stopped)
 
 

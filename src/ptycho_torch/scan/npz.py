@@ -15,7 +15,6 @@ Object arrays are never loaded.
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
+from ptycho_torch.files import atomic_path
 from ptycho_torch.scan.npy import Archive, Member, memory_limit
 from ptycho_torch.scan.registry import file_sha256, register_format
 from ptycho_torch.scan.scan import Scan, ScanSource, check_content, counts_are_integer
@@ -70,13 +70,8 @@ def write_npz(scan: Scan, path: Path, *, measurement: str) -> None:
     arrays.update({key: value for key, value in optional.items() if value is not None})
     if scan.good_pixels is not None:
         arrays["bad_pixels"] = ~scan.good_pixels
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_path(path) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def _axis_of_frames(archive: Archive, member: Member, count: int) -> int:
@@ -94,6 +89,10 @@ def _axis_of_frames(archive: Archive, member: Member, count: int) -> int:
     if shape[axis] != count:
         raise archive.error(
             "xcoords", f"one position for each of the {shape[axis]} frames in {member.key}", f"{count}"
+        )
+    if first and last:
+        logger.warning(
+            "%s: %s: shape %s: the first axis was taken as that of frames", archive.path, member.key, shape
         )
     return axis
 

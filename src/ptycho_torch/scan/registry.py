@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import OutputError, ScanError, ScanNotFoundError
+from ptycho_torch.errors import ScanError, ScanNotFoundError
 from ptycho_torch.scan.scan import Scan
 
 __all__ = ["ScanFormat", "file_sha256", "format_names", "open_scan", "register_format", "write_scan"]
@@ -28,7 +28,7 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """Writes one file whole or not at all; see :func:`write_scan`."""
+    """Writes one file whole or not at all, by ``files.atomic_path``; see :func:`write_scan`."""
 
     def __call__(self, scan: Scan, path: Path, *, measurement: str) -> None: ...
 
@@ -144,7 +144,7 @@ def write_scan(
 
     ``format``: None takes the one of the suffix, else NPZ. ``measurement``: ``amplitude`` stores float32
     sqrt(counts); ``counts`` stores whole counts as uint32 and needs ``scan.counts_known``.
-    Raises :class:`ScanError` for a wrong request, :class:`OutputError` when the file cannot be written.
+    Raises :class:`ScanError` for a wrong request, ``OutputError`` when the file cannot be written.
     """
     path = Path(path)
     if measurement not in MEASUREMENTS[1:]:
@@ -157,7 +157,4 @@ def write_scan(
     chosen = _by_name(path, format)
     if chosen.write is None:
         raise ScanError(f"{path}: format: expected one that can be written, found {format!r}")
-    try:
-        chosen.write(scan, path, measurement=measurement)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    chosen.write(scan, path, measurement=measurement)

@@ -167,12 +167,13 @@ def check_content(scan: Scan, keys: dict[str, str] | None = None) -> None:
     ]
     for name, value in checks:
         if value is not None and not np.isfinite(value).all():
-            axes = value.ndim - 1 if name.startswith("positions") else value.ndim
-            wrong = ~np.isfinite(value).reshape(*value.shape[:axes], -1).all(axis=-1)
-            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            wrong = ~np.isfinite(value)
+            if name.startswith("positions"):
+                wrong = wrong.any(axis=1)
+            place = ", ".join(str(i) for i in np.argwhere(wrong)[0])
             raise ScanError(
                 f"{where}: {names.get(name, name)}: expected finite values, found NaN or infinity at"
-                f" {first[0] if len(first) == 1 else first} ({int(wrong.sum())} in all)"
+                f" [{place}] ({int(wrong.sum())} in all)"
             )
     if scan.probe is not None and not np.any(scan.probe):
         raise ScanError(f"{where}: {names.get('probe', 'probe')}: expected a probe with power, found zeros")

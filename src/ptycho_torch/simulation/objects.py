@@ -141,6 +141,10 @@ def make_object(name: str, size: int = 392, seed: int = 0) -> Complex:
     Raises :class:`DataError` for a size without room and what :func:`load_object` raises.
     """
     if name not in OBJECT_NAMES:
+        if not Path(name).is_file():
+            raise ScanNotFoundError(
+                f"object: expected one of {', '.join(OBJECT_NAMES)} or a file, found {name!r}"
+            )
         return load_object(name)
     if size < 16:
         raise DataError(f"size: expected at least 16 pixels, found {size}")

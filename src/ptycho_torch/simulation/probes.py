@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from ptycho_torch.errors import DataError
+from ptycho_torch.errors import DataError, ScanNotFoundError
 from ptycho_torch.scan import read_probe
 
 __all__ = ["PROBE_NAMES", "disk", "gaussian", "make_probe", "zone_plate"]
@@ -66,6 +66,10 @@ def make_probe(name: str, size: int | None = None) -> Probe:
     :class:`DataError` for an unusable size and what :func:`ptycho_torch.scan.read_probe` raises.
     """
     if name not in PROBE_NAMES:
+        if not Path(name).is_file():
+            raise ScanNotFoundError(
+                f"probe: expected one of {', '.join(PROBE_NAMES)} or a file, found {name!r}"
+            )
         return read_probe(Path(name), size)
     edge = 64 if size is None else size
     if edge < 16 or edge % 2:

@@ -18,7 +18,7 @@ TRAJECTORY_NAMES = ("grid", "random", "spiral")
 
 def _axis(extent: float, step: float) -> Points:
     steps = math.floor(extent / step + 1e-9)
-    return np.arange(steps + 1) * step + (extent - steps * step) / 2
+    return np.arange(steps + 1, dtype=np.float64) * step + (extent - steps * step) / 2
 
 
 def grid(width: float, height: float, step: float) -> Points:
@@ -33,14 +33,14 @@ def random(width: float, height: float, count: int, rng: np.random.Generator) ->
 
 
 def spiral(width: float, height: float, step: float) -> Points:
-    """A Fermat spiral, ``r = step sqrt(n / pi)`` at n golden angles, cut to the area.
+    """A Fermat spiral, ``r = step sqrt((n + 1/2) / pi)`` at n golden angles, cut to the area.
 
     One position for each ``step**2`` of area; from the centre outwards. Source: Huang et al.,
     Opt. Express 22, 12634 (2014).
     """
     count = math.ceil(np.pi * (np.hypot(width, height) / 2 / step) ** 2) + 1
     n = np.arange(count)
-    radius, angle = step * np.sqrt(n / np.pi), n * np.pi * (3 - np.sqrt(5))
+    radius, angle = step * np.sqrt((n + 0.5) / np.pi), n * np.pi * (3 - np.sqrt(5))
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     inside = (np.abs(points) <= [width / 2, height / 2]).all(axis=1)
     return points[inside] + [width / 2, height / 2]
@@ -83,10 +83,17 @@ def make_positions(
         points = random(width, height, count or max(1, round(width * height / spacing**2)), rng)
     else:
         draw = grid if name == "grid" else spiral
+        # Without room, no spacing is small enough for the loop below.
+        if (name == "spiral" and 0 in (width, height)) or (width == height == 0 and (count or 1) > 1):
+            raise DataError(f"object: expected more than {size} pixels for a {name} of frames, found {shape}")
         points = draw(width, height, spacing)
         while step is None and count is not None and len(points) < count:
             spacing *= 0.98
             points = draw(width, height, spacing)
+    if len(points) == 0:
+        raise DataError(
+            f"step: expected room for a position in an object {shape}, found none at step {spacing:g}"
+        )
     if count is not None:
         if len(points) < count:
             raise DataError(f"count: expected at most {len(points)} positions at step {step}, found {count}")

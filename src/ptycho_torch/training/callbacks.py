@@ -72,7 +72,9 @@ class Keeper(lightning.Callback):
         score = metrics.get("val_loss", metrics["loss"])
         if self.best is None or score < self.best:
             self.best, self.stale = score, 0
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in pl_module.autoencoder.state_dict().items()}
+            self.best_weights = {
+                k: v.detach().cpu().clone() for k, v in pl_module.autoencoder.state_dict().items()
+            }
             self.on_best(pl_module)
         else:
             self.stale += 1
@@ -152,11 +154,18 @@ class ProgressBar(lightning.Callback):
         self._bar.start()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, PtychoModule)
         if batch_idx % 5 == 0:
-            self._bar.update(self._task, completed=pl_module.progress, text=f"loss {float(outputs['loss']):.5g}")
+            self._bar.update(
+                self._task, completed=pl_module.progress, text=f"loss {float(outputs['loss']):.5g}"
+            )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, PtychoModule)

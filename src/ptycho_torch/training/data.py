@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -33,7 +33,9 @@ class Batch(NamedTuple):
 class FrameGroups(Dataset[Batch]):
     """Groups of a scan's frames; fetched a whole batch at a time."""
 
-    def __init__(self, scan: Scan, groups: NDArray[np.int64], normalisation: float, labels: bool = False) -> None:
+    def __init__(
+        self, scan: Scan, groups: NDArray[np.int64], normalisation: float, labels: bool = False
+    ) -> None:
         self.scan, self.groups, self.normalisation = scan, groups, np.float32(normalisation)
         self.offsets = group_offsets(scan.positions, groups)[0]
         self.labels = labels
@@ -104,7 +106,11 @@ class GroupData(lightning.LightningDataModule):
         reach = max(float(np.abs(group_offsets(s.positions, g)[0]).max()) for s, g in groups)
         # Groups drawn in later epochs may reach a little further than the first epoch's.
         limit = self._distance() if self.single else reach * 1.25
-        self.region = region_size(torch.tensor(max(reach, limit)), config.model.N) if self.members > 1 else config.model.N
+        self.region = (
+            region_size(torch.tensor(max(reach, limit)), config.model.N)
+            if self.members > 1
+            else config.model.N
+        )
 
     def _members(self) -> int:
         config = self.config
@@ -132,9 +138,16 @@ class GroupData(lightning.LightningDataModule):
             order = np.random.default_rng(seed).permutation(len(scan.positions))
             return np.resize(order, count)[:, None].astype(np.int64)
         if self.single:
-            return training_groups(scan.positions, self.members, self._distance(), count, seed)
+            return training_groups(
+                scan.positions, self.members, self._distance(), count, seed, scan_index=scan.scan_index
+            )
         return group_neighbours(
-            scan.positions, config.model.gridsize, neighbor_count=config.neighbor_count, n_groups=count, seed=seed
+            scan.positions,
+            config.model.gridsize,
+            neighbor_count=config.neighbor_count,
+            n_groups=count,
+            seed=seed,
+            scan_index=scan.scan_index,
         )
 
     def _loader(self, scan: Scan, groups: NDArray[np.int64]) -> DataLoader[Batch]:
@@ -160,5 +173,5 @@ class GroupData(lightning.LightningDataModule):
         return self._loader(self.val_scan, self.val_groups)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -74,7 +74,7 @@ class PtychoModule(lightning.LightningModule):
             lone = torch.zeros(groups * members, 1, 1, 2, device=x.device)
             patches = core.propose(x.reshape(-1, 1, size, size), lone, self.mask).patches.view_as(x)
         else:
-            patches = core.propose(x, offsets, self.mask, self.region).patches
+            patches = core.propose(x, core.offset_sign * offsets, self.mask, self.region).patches
         supervised = config.model.model_type == "supervised"
         loss = patches.real.new_zeros(())
         if not supervised and self.single and members > 1:

@@ -50,7 +50,8 @@ def with_modes(probe: NDArray[Any], modes: int) -> NDArray[np.complex64]:
         return np.asarray(probe[:modes], dtype=np.complex64)
     axis = np.arange(probe.shape[-1]) - probe.shape[-1] // 2
     extra = [
-        probe[0] * (axis[:, None] if m % 2 else axis[None, :]) ** (1 + (m - have) // 2) for m in range(have, modes)
+        probe[0] * (axis[:, None] if m % 2 else axis[None, :]) ** (1 + (m - have) // 2)
+        for m in range(have, modes)
     ]
     first = np.sqrt(np.sum(np.abs(probe[0]) ** 2))
     extra = [e * (np.sqrt(0.02) * first / np.sqrt(np.sum(np.abs(e) ** 2))) for e in extra]
@@ -58,7 +59,10 @@ def with_modes(probe: NDArray[Any], modes: int) -> NDArray[np.complex64]:
 
 
 def prepare(
-    scan: Scan, config: TrainingConfig, device: str = "cpu", progress: Callable[[int, float], None] | None = None
+    scan: Scan,
+    config: TrainingConfig,
+    device: str = "cpu",
+    progress: Callable[[int, float], None] | None = None,
 ) -> Prepared:
     """Measures normalisation and scale, and refines the probe on the frames if ``config.probe`` says so.
 

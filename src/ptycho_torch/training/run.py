@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.config_io import validate
-from ptycho_torch.errors import ConfigError, DependencyError, TrainingError
+from ptycho_torch.errors import ConfigError, TrainingError
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar
@@ -58,7 +57,9 @@ def device_of(execution: ExecutionConfig) -> str:
         return "cpu"
     if name in ("gpu", "cuda"):
         if not torch.cuda.is_available():
-            raise ConfigError("accelerator: expected a GPU that torch can use, found none; use 'cpu' or 'auto'")
+            raise ConfigError(
+                "accelerator: expected a GPU that torch can use, found none; use 'cpu' or 'auto'"
+            )
         return "cuda"
     raise ConfigError(f"accelerator: expected 'auto', 'cpu' or 'gpu', found {execution.accelerator!r}")
 
@@ -71,7 +72,8 @@ def fit(
     validation: Scan | None = None,
     workdir: Path | None = None,
     resume: bool = False,
-    on_best: Callable[[Autoencoder, DiffractionToObject, TrainingConfig, list[dict[str, float]]], None] | None = None,
+    on_best: Callable[[Autoencoder, DiffractionToObject, TrainingConfig, list[dict[str, float]]], None]
+    | None = None,
     on_row: Callable[[list[dict[str, float]]], None] | None = None,
     on_probe: Callable[[int, float], None] | None = None,
 ) -> Trained:
@@ -99,7 +101,10 @@ def fit(
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
     prepared = prepare(
-        scan, dataclasses.replace(config, probe="fixed") if state else config, device=device, progress=on_probe
+        scan,
+        dataclasses.replace(config, probe="fixed") if state else config,
+        device=device,
+        progress=on_probe,
     )
     config.model.probe_modes = len(prepared.probe)
     autoencoder, diffraction_to_obj = build_pair(
@@ -206,8 +211,3 @@ def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor], workdir:
             "use the configuration of that run (its config.yaml)"
         )
     autoencoder.load_state_dict(weights)
-
-
-def final_losses(history: list[dict[str, float]]) -> dict[str, Any]:
-    """The losses of the last epoch, for provenance."""
-    return {k: v for k, v in history[-1].items() if k in ("loss", "val_loss", "epoch", "step")} if history else {}

@@ -45,14 +45,20 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 def save_state(path: Path, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
     """Writes named groups of tensors and plain facts, whole or not at all."""
-    flat = {f"{part}/{key}": value.detach().cpu().contiguous() for part, group in parts.items() for key, value in group.items()}
+    flat = {
+        f"{part}/{key}": value.detach().cpu().contiguous()
+        for part, group in parts.items()
+        for key, value in group.items()
+    }
     write_bytes_atomic(path, save(flat, {"format": _FORMAT, "facts": json.dumps(facts)}))
 
 
 def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Reads what :func:`save_state` wrote. Raises :class:`TrainingError` naming the file."""
     if not path.is_file():
-        raise TrainingError(f"{path}: no state to resume from; was this folder written by 'ptychopinn train'?")
+        raise TrainingError(
+            f"{path}: no state to resume from; was this folder written by 'ptychopinn train'?"
+        )
     try:
         with safe_open(path, framework="pt") as opened:
             meta = opened.metadata() or {}

@@ -10,18 +10,16 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.config_io import to_yaml
-from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.inference.prediction import normalised_groups
 from ptycho_torch.model import Autoencoder, DiffractionToObject
@@ -29,8 +27,7 @@ from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
 from ptycho_torch.report.figures import figure_png, training_figure
 from ptycho_torch.report.tables import history_csv, json_text
 from ptycho_torch.scan import Scan, open_scan
-from ptycho_torch.training.run import Trained, device_of, fit
-from ptycho_torch.training.prepare import subsample
+from ptycho_torch.training.run import Trained, fit
 
 __all__ = [
     "BUNDLE_NAME",
@@ -57,7 +54,9 @@ class TrainingOutputs:
     metrics: dict[str, Any]
 
 
-def provenance_of(scan: Scan, config: TrainingConfig, history: list[dict[str, float]], seconds: float) -> dict[str, Any]:
+def provenance_of(
+    scan: Scan, config: TrainingConfig, history: list[dict[str, float]], seconds: float
+) -> dict[str, Any]:
     """Where a model comes from: data, seed, command, duration, last losses. Versions are added by the bundle."""
     source = scan.source
     return {
@@ -68,14 +67,22 @@ def provenance_of(scan: Scan, config: TrainingConfig, history: list[dict[str, fl
         "seed": config.seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seconds": round(seconds, 3),
-        "losses": {k: v for k, v in (history[-1] if history else {}).items() if k in ("epoch", "step", "loss", "val_loss")},
+        "losses": {
+            k: v
+            for k, v in (history[-1] if history else {}).items()
+            if k in ("epoch", "step", "loss", "val_loss")
+        },
     }
 
 
-def self_test_group(scan: Scan, trained: Autoencoder, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
+def self_test_group(
+    scan: Scan, trained: Autoencoder, config: TrainingConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """One small group of a scan as the model takes it: scaled frames (1, C, N, N), offsets (1, C, 1, 2)."""
-    x, offsets, _ = normalised_groups(scan, config.model.gridsize, config.neighbor_count, n_groups=1, seed=config.seed)
-    return x[:1] * np.float32(trained.intensity_scale), offsets[:1]
+    x, offsets, _ = normalised_groups(
+        scan, config.model.gridsize, config.neighbor_count, n_groups=1, seed=config.seed
+    )
+    return x[:1] * np.float32(trained.intensity_scale), np.float32(trained.core.offset_sign) * offsets[:1]
 
 
 def train(
@@ -106,7 +113,10 @@ def train(
         config.train_data_file = Path(scan.source.path)
 
     def keep(
-        autoencoder: Autoencoder, diffraction_to_obj: DiffractionToObject, used: TrainingConfig, history: list[dict[str, float]]
+        autoencoder: Autoencoder,
+        diffraction_to_obj: DiffractionToObject,
+        used: TrainingConfig,
+        history: list[dict[str, float]],
     ) -> None:
         models: dict[str, nn.Module] = {"autoencoder": autoencoder, "diffraction_to_obj": diffraction_to_obj}
         seconds = history[-1]["seconds"] if history else 0.0

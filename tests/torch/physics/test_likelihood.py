@@ -20,7 +20,9 @@ def test_poisson_gradient_is_one_minus_n_over_rate() -> None:
     rate = torch.tensor([[2.0, 8.0]], dtype=torch.float64, requires_grad=True)
     poisson_nll(rate, torch.tensor([[4.0, 4.0]], dtype=torch.float64)).backward()
     assert rate.grad is not None
-    torch.testing.assert_close(rate.grad, torch.tensor([[(1 - 4 / 2) / 2, (1 - 4 / 8) / 2]], dtype=torch.float64))
+    torch.testing.assert_close(
+        rate.grad, torch.tensor([[(1 - 4 / 2) / 2, (1 - 4 / 8) / 2]], dtype=torch.float64)
+    )
 
 
 def test_dark_prediction_costs_a_finite_amount() -> None:
@@ -28,7 +30,8 @@ def test_dark_prediction_costs_a_finite_amount() -> None:
     loss = poisson_nll(rate, torch.ones(2, 2))
     loss.backward()
     assert torch.isfinite(loss)
-    assert rate.grad is not None and torch.isfinite(rate.grad).all()
+    assert rate.grad is not None
+    assert torch.isfinite(rate.grad).all()
 
 
 def test_masked_pixels_do_not_count() -> None:

@@ -20,7 +20,9 @@ cases = given(
 )
 
 
-def draw(size: int, groups: int, members: int, reach: float, seed: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+def draw(
+    size: int, groups: int, members: int, reach: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     generator = torch.Generator().manual_seed(seed)
     offsets = (torch.rand(groups, members, 2, generator=generator, dtype=torch.float64) * 2 - 1) * reach
     side = region_size(offsets, size)
@@ -73,7 +75,9 @@ def test_merging_crops_of_one_object_gives_it_back(
     flat = torch.full((groups, side, side), 2.0 - 1.0j, dtype=torch.complex128)
     weight = torch.ones(size, size, dtype=torch.float64)
     merged = merge(crop(flat, offsets.round(), size), weight, offsets.round(), side, eps=1e-9)
-    covered = assemble(torch.ones(groups, members, size, size, dtype=torch.float64), offsets.round(), side) > 0.5
+    covered = (
+        assemble(torch.ones(groups, members, size, size, dtype=torch.float64), offsets.round(), side) > 0.5
+    )
     torch.testing.assert_close(merged[covered], flat[covered], rtol=1e-6, atol=1e-6)
 
 
@@ -82,7 +86,9 @@ def test_gradients_pass_gradcheck() -> None:
     offsets = torch.tensor([[[0.3, -0.6], [-1.2, 0.9]]], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda r: crop(r, offsets, 4), (region,))
     patches = torch.randn(1, 2, 4, 4, dtype=torch.complex128, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p: merge(p, torch.ones(4, 4, dtype=torch.float64), offsets, 8), (patches,))
+    assert torch.autograd.gradcheck(
+        lambda p: merge(p, torch.ones(4, 4, dtype=torch.float64), offsets, 8), (patches,)
+    )
 
 
 def test_region_holds_every_patch_and_its_margin() -> None:

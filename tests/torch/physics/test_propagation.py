@@ -43,7 +43,9 @@ def test_agrees_with_a_numpy_twin_in_float64(size: int, modes: int, seed: int) -
     single = diffract(
         torch.from_numpy(patch.astype(np.complex64))[None, None], torch.from_numpy(probe.astype(np.complex64))
     )
-    np.testing.assert_allclose(single[0, 0].numpy(), np.sqrt(expected), rtol=1e-6, atol=3e-6 * np.sqrt(expected.max()))
+    np.testing.assert_allclose(
+        single[0, 0].numpy(), np.sqrt(expected), rtol=1e-6, atol=3e-6 * np.sqrt(expected.max())
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -54,7 +56,10 @@ def test_propagation_is_unitary(size: int, seed: int) -> None:
     field = propagate(wave)
     torch.testing.assert_close(field.abs().square().sum(), wave.abs().square().sum())
     torch.testing.assert_close(propagate_back(field), wave)
-    torch.testing.assert_close(torch.vdot(other.flatten(), field.flatten()), torch.vdot(propagate_back(other).flatten(), wave.flatten()))
+    torch.testing.assert_close(
+        torch.vdot(other.flatten(), field.flatten()),
+        torch.vdot(propagate_back(other).flatten(), wave.flatten()),
+    )
 
 
 def test_dc_is_in_the_centre() -> None:

@@ -1,0 +1,54 @@
+"""Weights and configuration of a bundle as a safetensors file, for other tools."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptycho_torch.bundle.contents import read_bundle
+from ptycho_torch.bundle.sidecar import readable
+from ptycho_torch.bundle.writer import replace_file
+from ptycho_torch.errors import DependencyError, printable
+
+__all__ = ["export_safetensors"]
+
+
+def export_safetensors(
+    base_path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    model_name: str = "diffraction_to_obj",
+) -> Path:
+    """Writes the weights of one model to ``target`` (whole or not at all) and returns the path.
+
+    Tensor names are those of the state dict. The file's metadata holds ``format`` ('pt'), ``version``,
+    ``model`` and ``params`` (JSON; arrays described, the probe being among the weights). Raises
+    :class:`~ptycho_torch.errors.BundleError`, :class:`~ptycho_torch.errors.OutputError`, or
+    :class:`~ptycho_torch.errors.DependencyError` without torch or safetensors.
+    """
+    try:
+        from safetensors.torch import load, save
+
+        from ptycho_torch.bundle.rebuild import load_model
+    except ImportError as error:
+        raise DependencyError(
+            f"export needs torch and safetensors ({error}): pip install torch safetensors"
+        ) from error
+    with read_bundle(base_path) as bundle:
+        if model_name not in bundle.models:
+            raise bundle.error(
+                None, f"no model {printable(repr(model_name))}; there is: {', '.join(bundle.models)}"
+            )
+        if bundle.backend != "pytorch":
+            raise bundle.error(None, "an archive of the TensorFlow program; convert it to a bundle first")
+        module = load_model(bundle, model_name)
+        params = json.dumps(readable(bundle.params[model_name]), sort_keys=True)
+        metadata = {"format": "pt", "version": bundle.version, "model": model_name, "params": params}
+    tensors = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
+    parts: Sequence[bytes] = [save(tensors, metadata)]
+
+    def check(written: Path) -> None:
+        load(written.read_bytes())
+
+    return replace_file(Path(target), parts, check)

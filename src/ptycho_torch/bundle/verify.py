@@ -1,0 +1,100 @@
+"""Does a bundle still give what was saved? First integrity, then the self-test."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ptycho_torch.bundle.contents import Bundle, read_bundle
+from ptycho_torch.bundle.sidecar import SIDECAR, read_self_test
+from ptycho_torch.errors import BundleError, DependencyError
+
+__all__ = ["Check", "VerifyReport", "verify_bundle"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. ``absent``: there was nothing to check, which is no failure."""
+
+    name: Literal["integrity", "self-test"]
+    status: Literal["passed", "failed", "absent"]
+    text: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The checks in order. ``exit_status``: 0 good, 1 integrity failed, 2 self-test failed."""
+
+    path: str
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_status(self) -> int:
+        failed = [check.name for check in self.checks if check.status == "failed"]
+        return 0 if not failed else 1 if "integrity" in failed else 2
+
+    def as_dict(self) -> dict[str, object]:
+        """The report for ``json.dumps``."""
+        return {
+            "path": self.path,
+            "exit_status": self.exit_status,
+            "checks": [vars(check) for check in self.checks],
+        }
+
+
+def verify_bundle(base_path: str | os.PathLike[str]) -> VerifyReport:
+    """Checks a bundle and reports; what is wrong with it is in the report, not raised.
+
+    Integrity: container, checksums, manifest, params, every weight. Self-test: the model is rebuilt, run
+    on the stored frames, and its output compared with the stored one; the difference allowed is stored
+    with it. Without torch only integrity is checked. Raises
+    :class:`~ptycho_torch.errors.BundleNotFoundError` where there is no bundle.
+    """
+    path = os.fspath(base_path)
+    try:
+        with read_bundle(base_path) as bundle:
+            path = bundle.path
+            checks = (_integrity(bundle), _self_test(bundle))
+    except FileNotFoundError:
+        raise
+    except BundleError as error:
+        checks = (Check("integrity", "failed", str(error)),)  # type: ignore[assignment]
+    return VerifyReport(str(path), checks)
+
+
+def _integrity(bundle: Bundle) -> Check:
+    count = 0
+    for model in bundle.models:
+        if bundle.backend == "pytorch":
+            weights = bundle.weights(model)
+            weights.check_values()
+            count += sum(view.count for view in weights.tensors.values())
+        else:
+            bundle.read(bundle.weights_member(model))
+    how = f"{count} finite weights" if count else "all members readable"
+    sums = "checksums right" if bundle.sidecar is not None else f"CRCs right (no {SIDECAR} to compare with)"
+    return Check("integrity", "passed", f"{len(bundle.models)} models, {how}, {sums}")
+
+
+def _self_test(bundle: Bundle) -> Check:
+    test = read_self_test(bundle.sidecar or {}, partial(bundle.error, SIDECAR))
+    if test is None:
+        return Check("self-test", "absent", "this bundle holds none")
+    if test.model not in bundle.models:
+        return Check("self-test", "failed", "is for a model that the bundle does not hold")
+    try:
+        from ptycho_torch.bundle.rebuild import load_model
+        from ptycho_torch.bundle.selftest import run_self_test
+    except ImportError:
+        return Check("self-test", "absent", "not run: needs torch (pip install torch)")
+    try:
+        module = load_model(bundle, test.model)
+        worst = run_self_test(test, module)
+    except (ValueError, RuntimeError, DependencyError) as error:
+        return Check("self-test", "failed", f"the model cannot be rebuilt and run: {error}")
+    text = f"output differs by {worst:.1e} of its maximum, at most {test.tolerance:.1e} is allowed"
+    if worst <= test.tolerance:
+        return Check("self-test", "passed", text)
+    return Check("self-test", "failed", f"drift: {text}; weights, code or numerics are not what was saved")

@@ -1,0 +1,86 @@
+"""What a reconstruction is compared with, and where that may come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
+from ptycho_torch.inference.result import Reconstruction, load_reconstruction
+from ptycho_torch.scan import open_scan
+from ptycho_torch.scan.npy import Archive
+
+__all__ = ["Reference", "as_reference", "load_reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A known object.
+
+    ``object``: (H, W) complex64. ``weight``: (H, W) float32, how well each pixel is known. ``origin_xy``:
+    scan coordinate (x, y) of pixel [0, 0]. ``placed``: False when the origin is the convention of a scan's
+    object, (0, 0), and nothing in the source said so. ``source``: where it is from, for reports.
+    """
+
+    object: NDArray[np.complex64]
+    weight: NDArray[np.float32]
+    origin_xy: tuple[float, float] = (0.0, 0.0)
+    placed: bool = True
+    source: str = "array"
+
+
+def as_reference(reference: Reference | Reconstruction | NDArray[np.complexfloating]) -> Reference:
+    """A :class:`Reference` out of any of these. Raises :class:`DataError` when it is not a 2-D object."""
+    if isinstance(reference, Reference):
+        return reference
+    if isinstance(reference, Reconstruction):
+        x, y = (float(v) for v in reference.origin_xy)
+        return Reference(reference.object, reference.weight, (x, y), source="reconstruction")
+    values = np.asarray(reference)
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "cfiu":
+        raise DataError(
+            f"reference: expected an object of shape (H, W), found {values.dtype} of {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise DataError("reference: expected finite values, found NaN or infinity")
+    return Reference(values.astype(np.complex64), np.ones(values.shape, np.float32), placed=False)
+
+
+def load_reference(path: str | Path) -> Reference:
+    """Reads a reference: a reconstruction NPZ, a scan with an ``objectGuess``, or an array file.
+
+    An array file is an NPY, or an NPZ with one 2-D array, or with one named ``object``. Raises
+    :class:`ScanNotFoundError` when there is no such file and :class:`ScanError` when it holds no object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScanNotFoundError(f"{path}: expected a reference file, found nothing there")
+    try:
+        if path.suffix.lower() == ".npy":
+            return _named(as_reference(np.load(path, allow_pickle=False)), path)
+        if path.suffix.lower() == ".npz":
+            with Archive(path) as archive:
+                keys = set(archive.keys)
+                if {"object", "weight", "origin_xy"} <= keys:
+                    return _named(as_reference(load_reconstruction(path)), path)
+                named = "object" if "object" in keys else archive.keys[0] if len(keys) == 1 else None
+                if named is not None:
+                    return _named(as_reference(archive.read(named)), path)
+        scan = open_scan(path, require_probe=False)
+    except (ValueError, EOFError) as error:
+        if isinstance(error, ScanError):
+            raise
+        raise ScanError(f"{path}: {error}") from error
+    if scan.object_guess is None:
+        raise ScanError(f"{path}: objectGuess: expected in a scan that serves as reference, found none")
+    shape = scan.object_guess.shape
+    return Reference(scan.object_guess, np.ones(shape, np.float32), (0.0, 0.0), source=str(path))
+
+
+def _named(reference: Reference, path: Path) -> Reference:
+    return Reference(reference.object, reference.weight, reference.origin_xy, reference.placed, str(path))

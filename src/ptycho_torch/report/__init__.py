@@ -1,0 +1,1 @@
+"""Figures, tables and the HTML report. Needs no torch; matplotlib is imported with ``report.figures``."""

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
+from ptycho_torch.evaluation import Reference, evaluate, load_reference
+from ptycho_torch.inference.result import Reconstruction, save_reconstruction
+from ptycho_torch.report.tables import json_text
+from ptycho_torch.scan import Scan, write_scan
+
+SCORES = {"ssim", "ms_ssim", "psnr", "frc50", "frc_1_7"}
+
+
+def thing(size: int = 72, seed: int = 0) -> NDArray[np.complex64]:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(2, size, size)), (0, 2, 2))
+    noise /= noise.std()
+    return np.exp(0.2 * noise[0] + 0.5j * noise[1]).astype(np.complex64)
+
+
+def reconstruction(values: NDArray[np.complex64], origin: tuple[float, float] = (0, 0)) -> Reconstruction:
+    return Reconstruction(
+        values,
+        np.ones(values.shape, np.float32),
+        np.array(origin, float),
+        np.array([[30.0, 30.0]]),
+        np.ones((1, 16, 16), np.complex64),
+    )
+
+
+def test_a_perfect_reconstruction_in_another_gauge() -> None:
+    truth = thing()
+    result = evaluate(reconstruction(truth[10:70, 5:65] * (0.25 * np.exp(2j)), (5, 10)), truth)
+    assert result["complex_correlation"] == pytest.approx(1, abs=1e-6)
+    for part in ("amplitude", "phase"):
+        assert set(result[part]) == SCORES
+        assert result[part]["ssim"] > 0.9999
+        assert result[part]["psnr"] > 80
+        assert result[part]["frc50"]["crossed"] is False
+    assert result["alignment"]["phase"] == pytest.approx(-2, abs=1e-4)
+    assert result["alignment"]["amplitude_scale"] == pytest.approx(4, rel=1e-4)
+    assert result["region"]["rectangle_xywh"] == [5, 10, 60, 60]
+    json.loads(json_text(result))
+
+
+def test_small_regions_say_why_ms_ssim_is_missing() -> None:
+    result = evaluate(reconstruction(thing()), thing())
+    assert result["amplitude"]["ms_ssim"] is None
+    assert any(n.startswith("amplitude: ms_ssim: ") for n in result["notes"])
+
+
+def test_more_noise_scores_worse() -> None:
+    truth = thing()
+    rng = np.random.default_rng(1)
+    noise = (rng.normal(size=truth.shape) + 1j * rng.normal(size=truth.shape)).astype(np.complex64)
+    low, high = (evaluate(reconstruction(truth + s * noise), truth) for s in (0.02, 0.2))
+    assert low["complex_correlation"] > high["complex_correlation"]
+    for part in ("amplitude", "phase"):
+        assert low[part]["ssim"] > high[part]["ssim"]
+        assert low[part]["psnr"] > high[part]["psnr"] + 10
+        assert low[part]["frc50"]["frequency"] > high[part]["frc50"]["frequency"]
+
+
+def test_a_phase_wrap_between_the_two_does_no_harm() -> None:
+    truth = thing() ** 2 * np.exp(3.1j)
+    result = evaluate(reconstruction(truth * np.exp(0.1j)), truth)
+    assert result["phase"]["psnr"] > 80
+
+
+def test_a_flat_phase_is_not_scored_but_said() -> None:
+    truth = np.abs(thing()).astype(np.complex64)
+    result = evaluate(reconstruction(truth), truth)
+    assert result["phase"] == dict.fromkeys(SCORES)
+    assert any("phase: the reference is constant" in n for n in result["notes"])
+    assert result["amplitude"]["ssim"] > 0.9999
+
+
+def test_register_is_used_only_when_asked_for() -> None:
+    truth = thing()
+    moved = reconstruction(truth[:, :-2], (2, 0))  # says that it lies two pixels further right than it does
+    plain, registered = (evaluate(moved, truth, register=r) for r in (False, True))
+    assert plain["alignment"]["shift_xy"] == (0, 0)
+    assert registered["alignment"]["shift_xy"] == pytest.approx((-2, 0), abs=0.05)
+    assert registered["complex_correlation"] > max(0.999, plain["complex_correlation"])
+
+
+def test_a_region_scores_a_part() -> None:
+    truth = thing()
+    spoiled = truth.copy()
+    spoiled[36:] = 1
+    top = np.zeros(truth.shape, bool)
+    top[:36] = True
+    assert evaluate(reconstruction(spoiled), truth, region=top)["complex_correlation"] > 0.99999
+    assert evaluate(reconstruction(spoiled), truth, region=~top)["complex_correlation"] < 0.95
+
+
+def test_arrays_of_the_same_shape_lie_at_the_same_place() -> None:
+    result = evaluate(reconstruction(thing(), (40, 50)), thing())
+    assert result["complex_correlation"] == pytest.approx(1, abs=1e-6)
+    placed = Reference(thing(), np.ones((72, 72), np.float32))
+    assert evaluate(reconstruction(thing(), (40, 50)), placed)["complex_correlation"] < 0.99
+
+
+def test_references_that_are_none() -> None:
+    for wrong in (np.zeros((3, 4, 5)), np.full((72, 72), np.nan)):
+        with pytest.raises(DataError, match="reference: expected"):
+            evaluate(reconstruction(thing()), wrong)
+
+
+def test_loading_each_kind(tmp_path: Path) -> None:
+    truth = thing()
+    save_reconstruction(reconstruction(truth, (3, 4)), tmp_path / "rec.npz")
+    np.save(tmp_path / "a.npy", truth)
+    np.savez(tmp_path / "one.npz", anything=truth)
+    np.savez(tmp_path / "named.npz", other=np.zeros(3), object=truth[None])
+    scan = Scan(np.ones((2, 16, 16), np.float32), np.zeros((2, 2)), np.ones((1, 16, 16), np.complex64), truth)
+    write_scan(scan, tmp_path / "scan.npz")
+    for name in ("rec.npz", "a.npy", "one.npz", "named.npz", "scan.npz"):
+        found = load_reference(tmp_path / name)
+        assert np.array_equal(found.object, truth)
+        assert found.origin_xy == ((3, 4) if name == "rec.npz" else (0, 0))
+        assert found.placed is (name in ("rec.npz", "scan.npz"))
+        assert found.source == str(tmp_path / name)
+
+
+def test_files_that_hold_no_reference(tmp_path: Path) -> None:
+    with pytest.raises(ScanNotFoundError, match="found nothing there"):
+        load_reference(tmp_path / "none.npy")
+    (tmp_path / "t.npy").write_text("hello")
+    (tmp_path / "t.npz").write_text("hello")
+    np.save(tmp_path / "v.npy", np.zeros(3))
+    np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name in ("t.npy", "t.npz", "v.npy", "o.npy"):
+        with pytest.raises(ScanError, match=name):
+            load_reference(tmp_path / name)
+    scan = Scan(np.ones((2, 16, 16), np.float32), np.zeros((2, 2)), np.ones((1, 16, 16), np.complex64))
+    write_scan(scan, tmp_path / "scan.npz")
+    with pytest.raises(ScanError, match="objectGuess: expected in a scan that serves as reference"):
+        load_reference(tmp_path / "scan.npz")
+
+
+def test_reference_is_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Reference(thing(), np.ones((72, 72), np.float32)).source = "x"  # type: ignore[misc]

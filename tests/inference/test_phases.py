@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptycho_torch.inference.phases import overlap_edges, stragglers, synchronise, unit
+
+
+def random_graph(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    tree = [(int(rng.integers(0, j)), j) for j in range(1, count)]
+    more = [tuple(sorted(rng.choice(count, 2, replace=False))) for _ in range(count)]
+    return np.unique(np.array(tree + more, dtype=np.int64).reshape(-1, 2), axis=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 10_000))
+def test_consistent_phases_are_solved_exactly(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = random_graph(count, seed)
+    phases = rng.uniform(-np.pi, np.pi, count)
+    strength = 10 ** rng.uniform(-4, 4, len(pairs))
+    products = strength * np.exp(1j * (phases[pairs[:, 1]] - phases[pairs[:, 0]]))
+    z = synchronise(count, pairs, products)
+    assert np.allclose(np.abs(z), 1)
+    assert z[0] == 1 or abs(z[0] - 1) < 1e-12
+    assert np.allclose(z * np.exp(1j * phases), np.exp(1j * phases[0]), atol=1e-6)
+
+
+def test_agreeing_phases_are_left_exactly_alone() -> None:
+    pairs = random_graph(30, 1)
+    assert np.array_equal(synchronise(30, pairs, np.ones(len(pairs), complex)), np.ones(30))
+
+
+def test_no_edges() -> None:
+    none = np.zeros((0, 2), np.int64)
+    assert np.array_equal(synchronise(3, none, np.zeros(0, complex)), np.ones(3))
+    assert np.array_equal(synchronise(2, np.array([[0, 1]]), np.zeros(1, complex)), np.ones(2))
+
+
+def test_a_part_without_the_canvas_keeps_its_mean_phase() -> None:
+    pairs = np.array([[1, 2], [2, 3], [1, 3]])
+    phases = np.array([0, 0.3, -0.1, -0.2])
+    z = synchronise(4, pairs, np.exp(1j * (phases[pairs[:, 1]] - phases[pairs[:, 0]])))
+    assert z[0] == 1
+    assert abs(np.angle(np.sum(z[1:]))) < 1e-9
+    assert np.ptp(np.angle(z[1:]) + phases[1:]) < 1e-9
+
+
+def test_noise_is_averaged_over_loops() -> None:
+    rng = np.random.default_rng(0)
+    count = 40
+    pairs = np.stack(np.triu_indices(count, 1), 1)
+    phases = rng.uniform(-np.pi, np.pi, count)
+    noisy = phases[pairs[:, 1]] - phases[pairs[:, 0]] + rng.normal(0, 0.5, len(pairs))
+    z = synchronise(count, pairs, np.exp(1j * noisy))
+    error = np.angle(z * np.exp(1j * (phases - phases[0])))
+    assert np.std(error) < 0.15  # one path alone would have at least 0.5
+
+
+def test_edges_connect_what_overlaps_and_nothing_else() -> None:
+    at = np.array([0, 1, 2, 3, 20, 21, 60.0])
+    overlap = np.maximum(0, 1 - np.abs(at[:, None] - at) / 4)
+    pairs = overlap_edges(overlap, 0.05, extra=1)
+    assert pairs.tolist() == sorted(pairs.tolist())
+    assert {tuple(p) for p in pairs} == {(0, 1), (1, 2), (2, 3), (4, 5)}
+    assert overlap_edges(np.eye(3), 0.05).shape == (0, 2)
+
+
+def test_many_frames_at_one_place_are_still_connected() -> None:
+    overlap = np.ones((12, 12))
+    overlap[:6, 6:] = overlap[6:, :6] = 0.1
+    pairs = overlap_edges(overlap, 0.05, extra=2)
+    assert any(i < 6 <= j for i, j in pairs)
+
+
+def test_unit() -> None:
+    assert np.array_equal(unit(np.array([0, 2, -3j])), [1, 1, -1j])
+
+
+def test_stragglers_are_told_from_drift() -> None:
+    count = 100
+    pairs = np.concatenate([np.stack([np.arange(count - d), np.arange(d, count)], 1) for d in (1, 2)])
+    phases = np.linspace(0, 6, count)
+    phases[50] += 2
+    products = np.exp(1j * (phases[pairs[:, 1]] - phases[pairs[:, 0]]))
+    turns = stragglers(synchronise(count, pairs, products), pairs, products, 0.5)
+    assert np.flatnonzero(turns != 1).tolist() == [50]
+    assert abs(np.angle(turns[50]) + 2) < 0.1
+    assert np.array_equal(stragglers(np.ones(3, complex), pairs[:0], products[:0], 0.5), np.ones(3))

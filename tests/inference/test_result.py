@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptycho_torch.errors import DataError, OutputError, ScanError, ScanNotFoundError
+from ptycho_torch.inference.result import Reconstruction, load_reconstruction, save_reconstruction
+
+
+def make(height: int = 5, width: int = 7, seed: int = 0, **changes: Any) -> Reconstruction:
+    rng = np.random.default_rng(seed)
+    fields: dict[str, Any] = {
+        "object": (rng.normal(size=(height, width)) + 1j * rng.normal(size=(height, width))).astype(
+            np.complex64
+        ),
+        "weight": rng.random((height, width)).astype(np.float32),
+        "origin_xy": np.array([-3.0, 12.0]),
+        "positions": rng.normal(size=(4, 2)),
+        "probe": rng.normal(size=(2, 4, 4)).astype(np.complex64),
+        "info": {"frames": 4, "scan": {"name": "a.npz"}},
+    }
+    return Reconstruction(**{**fields, **changes})
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_what_is_saved_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int
+) -> None:
+    rec = make(height, width, seed)
+    path = tmp_path_factory.mktemp("r") / "rec.out"
+    save_reconstruction(rec, path)
+    back = load_reconstruction(path)
+    for key in ("object", "weight", "origin_xy", "positions", "probe"):
+        assert np.array_equal(getattr(back, key), getattr(rec, key))
+        assert getattr(back, key).dtype == getattr(rec, key).dtype
+    assert back.info == rec.info
+    assert [p.name for p in path.parent.iterdir()] == ["rec.out"]
+
+
+def test_the_file_is_plain_arrays(tmp_path: Path) -> None:
+    path = save_reconstruction(make(), tmp_path / "r.npz")
+    with np.load(path, allow_pickle=False) as data:
+        assert set(data.files) == {"object", "weight", "origin_xy", "positions", "probe", "info"}
+        assert data["object"].dtype == np.complex64
+        assert data["weight"].dtype == np.float32
+
+
+def test_extent_and_mask() -> None:
+    rec = make(weight=np.diag([1.0, 0.5, 0.001, 0, 0]).astype(np.float32)[:, [0, 1, 2, 3, 4, 4, 4]])
+    assert rec.extent == (-3.5, 3.5, 16.5, 11.5)
+    assert rec.measured().sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"object": np.zeros(3, np.complex64)}, r"object: expected two axes"),
+        ({"weight": np.zeros((2, 2), np.float32)}, r"weight: expected the object's shape \(5, 7\)"),
+        ({"origin_xy": np.zeros(3)}, "origin_xy: expected two numbers"),
+        ({"positions": np.zeros(3)}, r"positions: expected shape \(M, 2\)"),
+        ({"probe": np.zeros((4, 4), np.complex64)}, r"probe: expected shape \(modes, N, N\)"),
+    ],
+)
+def test_fields_that_do_not_fit(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        make(**changes)
+
+
+def test_files_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScanNotFoundError, match="found nothing there"):
+        load_reconstruction(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(ScanError, match=r"text\.npz: expected an NPZ archive"):
+        load_reconstruction(tmp_path / "text.npz")
+    good = {k: getattr(make(), k) for k in ("object", "weight", "origin_xy", "positions", "probe")}
+    path = tmp_path / "bad.npz"
+    for changes, text in [
+        ({"weight": None}, "weight: expected to be in a reconstruction file"),
+        ({"object": np.zeros((5, 7))}, "object: expected complex numbers, found float64"),
+        ({"weight": np.full((5, 7), np.nan)}, "weight: expected finite values"),
+        ({"weight": np.zeros((1, 7))}, "weight: expected the object's shape"),
+        ({"info": np.array("{")}, "info: expected JSON text"),
+        ({"info": np.array("[]")}, "info: expected a JSON object, found list"),
+        ({"info": np.zeros(3)}, "info: expected JSON text, found float64"),
+        ({"info": np.array({"a": 1}, dtype=object)}, "info: .*never loaded"),
+    ]:
+        np.savez(path, **{k: v for k, v in {**good, **changes}.items() if v is not None})
+        with pytest.raises(ScanError, match=text):
+            load_reconstruction(path)
+
+
+def test_cut_file(tmp_path: Path) -> None:
+    path = save_reconstruction(make(), tmp_path / "r.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ScanError, match=r"r\.npz"):
+        load_reconstruction(path)
+
+
+def test_info_is_optional(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", **{k: v for k, v in vars(make()).items() if k != "info"})
+    assert load_reconstruction(tmp_path / "r.npz").info == {}
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_reconstruction(make(), tmp_path / "none" / "r.npz")
+
+
+def test_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'lightning', 'torchmetrics'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+        "import ptycho_torch.inference.result, ptycho_torch.files, ptycho_torch.evaluation\n"
+        "import ptycho_torch.report.figures, ptycho_torch.report.html, ptycho_torch.report.tables\n"
+        "import ptycho_torch.inference.phases\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

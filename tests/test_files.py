@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ptycho_torch.errors import OutputError
+from ptycho_torch.files import atomic_path, ensure_output_dir, write_bytes_atomic, write_text_atomic
+
+
+def test_written_whole_and_nothing_left_beside(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text_atomic(target, "größe\n")
+    assert target.read_text(encoding="utf-8") == "größe\n"
+    write_bytes_atomic(target, b"second")
+    assert target.read_bytes() == b"second"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "x.npz") as part:
+        assert part.suffix == ".npz"
+        assert part.parent == tmp_path
+        part.write_bytes(b"1")
+
+
+def test_mode_is_that_of_an_ordinary_new_file(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    write_bytes_atomic(tmp_path / "ours", b"")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_earlier_file(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+
+    def fail() -> None:
+        with atomic_path(target) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert target.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with (
+        pytest.raises(OutputError, match=r"a\.txt: cannot be written: No space left on device"),
+        atomic_path(target),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert target.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        write_bytes_atomic(tmp_path / "none" / "a", b"")
+
+
+def test_output_dir_is_made_and_left_empty(tmp_path: Path) -> None:
+    made = ensure_output_dir(str(tmp_path / "a" / "b"))
+    assert made == tmp_path / "a" / "b"
+    assert list(made.iterdir()) == []
+    (made / "earlier").touch()
+    assert ensure_output_dir(made) == made
+    assert [p.name for p in made.iterdir()] == ["earlier"]
+
+
+def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    with pytest.raises(OutputError, match="f: expected an output folder, found a file"):
+        ensure_output_dir(tmp_path / "f")
+    with pytest.raises(OutputError, match="cannot be made: Not a directory"):
+        ensure_output_dir(tmp_path / "f" / "g")
+
+
+def test_output_dir_without_permission(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    with pytest.raises(
+        OutputError, match=r"locked: the output folder cannot be written to: Permission denied"
+    ):
+        ensure_output_dir(locked)
+
+
+def test_output_dir_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="cannot be written to: No space left on device"):
+        ensure_output_dir(tmp_path)
+    assert list(tmp_path.iterdir()) == []
