@@ -19,7 +19,8 @@ _HOMES = {
     "open_scan": "scan",
     "write_scan": "scan",
     "simulate_scan": "simulation",
-    "train": "workflows.components",
+    "train": "workflows.training",
+    "reconstruct_to": "workflows.inference",
     "reconstruct": "inference",
     "Reconstruction": "inference.result",
     "evaluate": "evaluation",
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
     from ptycho_torch.scan import Scan, open_scan, write_scan
     from ptycho_torch.simulation import simulate_scan
-    from ptycho_torch.workflows.components import train
+    from ptycho_torch.workflows.inference import reconstruct_to
+    from ptycho_torch.workflows.training import train
 
 
 def __getattr__(name: str) -> Any:

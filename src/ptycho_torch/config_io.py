@@ -16,7 +16,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from ptycho_torch.errors import ConfigError, printable
 
-__all__ = ["config_fields", "from_dict", "load_yaml", "set_field", "to_dict", "to_yaml", "validate"]
+__all__ = [
+    "config_fields",
+    "from_dict",
+    "load_yaml",
+    "read_yaml",
+    "set_field",
+    "to_dict",
+    "to_yaml",
+    "validate",
+]
 
 T = TypeVar("T")
 
@@ -180,6 +189,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
     """Reads a YAML file into a configuration; :class:`ConfigError` names file and key."""
+    return from_dict(cls, read_yaml(path), where=f"{path}: ", base=base)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; :class:`ConfigError` where it cannot be read or has others."""
     import yaml
 
     path = Path(path)
@@ -193,11 +207,12 @@ def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
         data = {}
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
-    return from_dict(cls, data, where=f"{path}: ", base=base)
+    return dict(data)
 
 
-def to_yaml(config: Any) -> str:
-    """The configuration as YAML text that :func:`load_yaml` reads back."""
+def to_yaml(config: Any, **sections: Any) -> str:
+    """The configuration as YAML text that :func:`load_yaml` reads back; further ones as named sections."""
     import yaml
 
-    return str(yaml.safe_dump(to_dict(config), sort_keys=False))
+    whole = to_dict(config) | {name: to_dict(section) for name, section in sections.items()}
+    return str(yaml.safe_dump(whole, sort_keys=False))

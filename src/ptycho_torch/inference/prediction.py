@@ -129,10 +129,8 @@ def reconstruct(
         "architecture": config.architecture,
         "seconds": round(seconds, 4),
         "frames_per_second": round(groups.size / seconds, 1),
+        "intensity_scale": model.intensity_scale,
         "refined_sweeps": 0,
-        "scan": None
-        if scan.source is None
-        else {"name": Path(scan.source.path).name, "sha256": scan.source.sha256},
     }
     return Reconstruction(
         object=obj,

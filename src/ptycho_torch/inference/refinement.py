@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_torch.errors import DataError
+from ptycho_torch.inference.result import Reconstruction
 from ptycho_torch.physics.patches import assemble, crop
+from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.scan import Scan
 
-__all__ = ["Refined", "refine"]
+__all__ = ["Refined", "refine", "refine_reconstruction", "residual"]
 
 _log = logging.getLogger(__name__)
 _MARGIN = 2
@@ -158,3 +162,118 @@ def _project(wave: Tensor, measured: Tensor, mask: Tensor | None) -> tuple[Tenso
         ratio = torch.where(mask, ratio, torch.ones_like(ratio))
         misfit = misfit * mask
     return torch.fft.ifft2(field_ * (ratio - 1), norm="ortho"), misfit.sum()
+
+
+def _prepared(
+    rec: Reconstruction, scan: Scan
+) -> tuple[_Scaled, NDArray[np.complex64], NDArray[np.complex64], tuple[slice, slice], tuple[slice, slice]]:
+    """Frames and probe in one unit, the start on :func:`refine`'s canvas, and where both canvases meet."""
+    scale = float(rec.info.get("intensity_scale", 1.0))
+    frames = _Scaled(scan.frames, amplitude_normalisation(scan.frames))
+    probe = (rec.probe / scale).astype(np.complex64)
+    if probe.shape[-1] != scan.N or len(rec.positions) != scan.n_frames:
+        raise DataError(
+            f"scan: expected the {len(rec.positions)} frames of {probe.shape[-1]} pixels that were reconstructed, "
+            f"found {scan.n_frames} of {scan.N}"
+        )
+    origin, shape = _canvas_of(scan.positions, scan.N)
+    move = np.rint(rec.origin_xy - origin).astype(int)
+    mine, theirs = [], []
+    for axis, (there, here) in enumerate(zip(rec.object.shape, shape, strict=True)):
+        offset = int(move[1 - axis])
+        low, high = max(0, offset), min(here, offset + there)
+        mine.append(slice(low, high))
+        theirs.append(slice(low - offset, high - offset))
+    canvas_part, object_part = (mine[0], mine[1]), (theirs[0], theirs[1])
+    known = rec.weight > 1e-3 * rec.weight.max()
+    level = float(np.abs(rec.object[known]).mean())
+    start = np.full(shape, level, dtype=np.complex64)
+    start[canvas_part] = np.where(known[object_part], rec.object[object_part], np.complex64(level))
+    return frames, probe, start, canvas_part, object_part
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Frames times a factor, a batch at a time."""
+
+    frames: Any
+    factor: float
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        return np.asarray(self.frames[index], dtype=np.float32) * np.float32(self.factor)
+
+
+def refine_reconstruction(
+    rec: Reconstruction,
+    scan: Scan,
+    *,
+    sweeps: int = 20,
+    minutes: float | None = None,
+    update_probe: bool = True,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, float], None] | None = None,
+) -> Reconstruction:
+    """The reconstruction after iterative sweeps over all of the scan's frames, started from it.
+
+    Arguments as in :func:`refine`. The result lies on the same canvas; its ``info`` says how many
+    sweeps were done, why they ended and what residual they reached. Raises
+    :class:`~ptycho_torch.errors.DataError` when the scan is not the one reconstructed.
+    """
+    frames, probe, start, mine, theirs = _prepared(rec, scan)
+    began = time.monotonic()
+    done = refine(
+        frames,
+        scan.positions,
+        probe,
+        start=start,
+        sweeps=sweeps,
+        minutes=minutes,
+        update_probe=update_probe,
+        probe_after=0,
+        good_pixels=scan.good_pixels,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    obj = rec.object.copy()
+    obj[theirs] = np.where(rec.weight[theirs] > 0, done.object[mine], 0)
+    scale = float(rec.info.get("intensity_scale", 1.0))
+    info = {
+        **rec.info,
+        "residual": done.residuals[-1],
+        "refined_sweeps": len(done.residuals),
+        "refined_residuals": done.residuals,
+        "refined_seconds": round(time.monotonic() - began, 3),
+        "refined_stopped": done.stopped,
+    }
+    return replace(rec, object=obj, probe=(done.probe * scale).astype(np.complex64), info=info)
+
+
+def residual(
+    rec: Reconstruction, scan: Scan, *, frames: int = 512, seed: int = 0, device: str | torch.device = "cpu"
+) -> float:
+    """``R = sum (A_hat - A)^2 / sum A^2`` of at most ``frames`` frames of the scan under the stitched object.
+
+    What the object and probe of a reconstruction leave unexplained; 0 is perfect, photon noise sets
+    the floor. Frames are drawn with ``seed``.
+    """
+    measured, probe, start, _, _ = _prepared(rec, scan)
+    origin, _ = _canvas_of(scan.positions, scan.N)
+    chosen = np.arange(scan.n_frames)
+    if scan.n_frames > frames:
+        chosen = np.sort(np.random.default_rng(seed).choice(scan.n_frames, frames, replace=False))
+    part_origin, (height, width) = _canvas_of(scan.positions[chosen], scan.N)
+    column, row = np.rint(part_origin - origin).astype(int)
+    done = refine(
+        _Scaled(scan.frames[chosen], measured.factor),
+        scan.positions[chosen],
+        probe,
+        start=start[row : row + height, column : column + width],
+        sweeps=1,
+        step=0.0,
+        update_probe=False,
+        good_pixels=scan.good_pixels,
+        device=device,
+    )
+    return done.residuals[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
-from ptycho_torch.errors import TrainingError
+from ptycho_torch.errors import DataError
 from ptycho_torch.physics.patches import crop, region_size
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, training_groups
 
@@ -90,13 +90,13 @@ class GroupData(lightning.LightningDataModule):
         self.members = self._members()
         self.want_labels = config.realspace_mae_weight > 0 or config.model.model_type == "supervised"
         if self.want_labels and scan.object_guess is None:
-            raise TrainingError(
+            raise DataError(
                 "realspace_mae_weight, model_type: expected a scan with objectGuess to compare with, found none"
             )
         self.first_epoch = 0
         self.train_scan, self.val_scan = self._split(scan, validation)
         if len(self.train_scan.positions) < self.members:
-            raise TrainingError(
+            raise DataError(
                 f"scan: expected at least {self.members} frames for a group, found {len(self.train_scan.positions)}"
             )
         self.val_groups = None if self.val_scan is None else self._groups(self.val_scan, config.seed, True)

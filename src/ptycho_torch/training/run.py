@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.config_io import validate
-from ptycho_torch.errors import ConfigError, TrainingError
+from ptycho_torch.errors import ConfigError, DataError, TrainingError
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar
@@ -169,10 +170,23 @@ def _run(
     callbacks: list[lightning.Callback] = [keeper, stop]
     if execution.progress:
         callbacks.append(ProgressBar())
-    trainer = lightning.Trainer(
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
+        _trainer(callbacks, config, execution, device, keeper.epochs).fit(module, datamodule=data)
+    return stop.interrupted
+
+
+def _trainer(
+    callbacks: list[lightning.Callback],
+    config: TrainingConfig,
+    execution: ExecutionConfig,
+    device: str,
+    done: int,
+) -> lightning.Trainer:
+    return lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=execution.devices,
-        max_epochs=config.nepochs - keeper.epochs,
+        max_epochs=config.nepochs - done,
         min_epochs=0,
         reload_dataloaders_every_n_epochs=1,
         gradient_clip_val=config.gradient_clip or None,
@@ -184,8 +198,6 @@ def _run(
         num_sanity_val_steps=0,
         callbacks=callbacks,
     )
-    trainer.fit(module, datamodule=data)
-    return stop.interrupted
 
 
 def _check_fit(scan: Scan, validation: Scan | None, config: TrainingConfig) -> None:
@@ -206,7 +218,7 @@ def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor], workdir:
     wrong = [k for k in expected if k not in weights or weights[k].shape != expected[k].shape]
     wrong += [k for k in weights if k not in expected]
     if wrong:
-        raise TrainingError(
+        raise DataError(
             f"{workdir}: the state to resume from is of another model ({len(wrong)} entries differ, first: {wrong[0]}); "
             "use the configuration of that run (its config.yaml)"
         )

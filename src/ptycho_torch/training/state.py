@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ptycho_torch.errors import TrainingError
+from ptycho_torch.errors import DataError
 from ptycho_torch.files import write_bytes_atomic
 
 __all__ = ["RESUME_NAME", "load_state", "optimiser_tensors", "restore_optimiser", "save_state"]
@@ -54,22 +54,20 @@ def save_state(path: Path, parts: dict[str, dict[str, Tensor]], facts: dict[str,
 
 
 def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Reads what :func:`save_state` wrote. Raises :class:`TrainingError` naming the file."""
+    """Reads what :func:`save_state` wrote. Raises :class:`DataError` naming the file."""
     if not path.is_file():
-        raise TrainingError(
-            f"{path}: no state to resume from; was this folder written by 'ptychopinn train'?"
-        )
+        raise DataError(f"{path}: no state to resume from; was this folder written by 'ptychopinn train'?")
     try:
         with safe_open(path, framework="pt") as opened:
             meta = opened.metadata() or {}
             flat = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         if meta.get("format") != _FORMAT:
-            raise TrainingError(f"{path}: format: expected {_FORMAT!r}, found {meta.get('format')!r}")
+            raise DataError(f"{path}: format: expected {_FORMAT!r}, found {meta.get('format')!r}")
         facts = json.loads(meta["facts"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, TrainingError):
+        if isinstance(error, DataError):
             raise
-        raise TrainingError(f"{path}: not a state that can be resumed: {error}") from error
+        raise DataError(f"{path}: not a state that can be resumed: {error}") from error
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in flat.items():
         part, name = key.split("/", 1)

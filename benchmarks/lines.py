@@ -1,0 +1,169 @@
+"""The `lines` benchmark: SSIM of amplitude on simulated lines, against training time.
+
+    python benchmarks/lines.py --case 1-experimental --variant overlap --minutes 10
+
+Four cases (gridsize 1 or 2, probe ideal or experimental), each generator; gridsize 1 trained on
+neighbouring frames (`overlap`) or on single frames (`strict`), inference on single frames in both.
+The definition is that of arXiv 2602.21361, table "sim_lines". Training sees frames, positions, the
+probe and nothing else; the test set is looked at after training only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from harness import keep, parser, table
+from lines_data import LinesCase, make_case
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_torch.config_io import set_field
+from ptycho_torch.model import DiffractionToObject
+from ptycho_torch.physics.patches import merge, region_size
+from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.training.run import fit
+
+PAPER = {"1-ideal": 0.620, "1-experimental": 0.904, "2-ideal": 0.952, "2-experimental": 0.968}
+GOALS = {"1-ideal": 0.85, "1-experimental": 0.975, "2-ideal": 0.995, "2-experimental": 0.998}
+
+
+@torch.inference_mode()
+def predict(model: DiffractionToObject, case: LinesCase, batch: int = 32) -> NDArray[np.complex64]:
+    """One object per test group, (G, n, n), pixel n//2 at the group's mean position."""
+    factor = np.float32(amplitude_normalisation(case.test.frames) * model.intensity_scale)
+    offsets = torch.from_numpy(case.offsets).view(1, -1, 1, 2)
+    members = case.offsets.shape[0]
+    region = region_size(offsets, case.test.N) if members > 1 else None
+    power = model.core.stitching_weight()
+    found = []
+    for start in range(0, len(case.test_groups), batch):
+        x = torch.from_numpy(case.test.frames[case.test_groups[start : start + batch]] * factor)
+        shifts = offsets.expand(len(x), -1, -1, -1)
+        objects = model(x, model.core.offset_sign * shifts, None, region)
+        if objects.shape[1] > 1:
+            objects = merge(objects, power, shifts[:, :, 0], region).unsqueeze(1)
+        found.append(objects[:, 0].numpy())
+    return np.concatenate(found)
+
+
+def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
+    """Trains on the case's frames and scores snapshots of the training."""
+    config = TrainingConfig(
+        model=ModelConfig(N=64, gridsize=case.gridsize, architecture=arguments.architecture),
+        overlap=arguments.variant == "overlap",
+        overlap_distance=16.0,
+        neighbor_count=8,
+        n_groups=512,
+        nepochs=100_000,
+        max_minutes=arguments.minutes,
+        probe="fixed",
+        val_fraction=0.0,
+        seed=arguments.seed,
+    )
+    if arguments.variant == "strict" and case.gridsize == 1:
+        config.batch_size, config.n_groups = 32, 2048
+    for assignment in arguments.set:
+        name, value = assignment.split("=", 1)
+        set_field(config, name, __import__("yaml").safe_load(value))
+    snapshots: list[tuple[float, dict[str, torch.Tensor]]] = []
+
+    def best(autoencoder: Any, model: DiffractionToObject, used: Any, history: list[dict[str, float]]) -> None:
+        state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        snapshots.append((history[-1]["seconds"], state))
+
+    execution = ExecutionConfig(progress=False, threads=arguments.threads, precision=arguments.precision)
+    began = time.monotonic()
+
+    def row(history: list[dict[str, float]]) -> None:
+        print(f"{time.monotonic() - began:7.1f} s  loss {history[-1]['loss']:.5f}", flush=True)
+
+    trained = fit(case.train, config, execution, on_best=best, on_row=row)
+    model = trained.diffraction_to_obj
+    final = model.state_dict()
+    curve = []
+    stride = max(1, len(snapshots) // 12)
+    for seconds, state in snapshots[: -1 : stride]:
+        model.load_state_dict(state)
+        curve.append({"seconds": seconds, **case.score(predict(model, case))})
+    model.load_state_dict(final)
+    patches = predict(model, case)
+    done = {"seconds": trained.seconds, **case.score(patches)}
+    name = f"{case.gridsize}-{case.probe_name}"
+    _figure(case, patches, [*curve, done], arguments.output / f"lines-{_label(name, arguments)}.png")
+    return {
+        "case": name,
+        "variant": arguments.variant if case.gridsize == 1 else "group",
+        "architecture": arguments.architecture,
+        **done,
+        "paper_ssim": PAPER[name],
+        "goal_ssim": GOALS[name],
+        "steps": int(trained.history[-1]["step"]),
+        "loss": trained.best,
+        "curve": [*curve, done],
+        "config": arguments.set,
+    }
+
+
+def _label(name: str, arguments: Any) -> str:
+    return f"{name}-{arguments.architecture}" + ("-strict" if arguments.variant == "strict" else "")
+
+
+def _figure(case: LinesCase, patches: NDArray[Any], curve: list[dict[str, float]], path: Path) -> None:
+    side, low = round(len(patches) ** 0.5), patches.shape[-1] // 2 - 5
+    centre = patches[:, low : low + 10, low : low + 10].reshape(side, side, 10, 10)
+    tiled = centre.transpose(0, 2, 1, 3).reshape(case.truth.shape)
+    amplitude = np.abs(tiled) * (case.truth.mean() / np.abs(tiled).mean())
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, 4)
+    for axis, image, title in (
+        (axes[0], case.truth, "truth, amplitude"),
+        (axes[1], amplitude, f"prediction, SSIM {curve[-1]['ssim']:.3f}"),
+    ):
+        shown = axis.imshow(image, cmap="gray", vmin=case.truth.min(), vmax=case.truth.max())
+        figure.colorbar(shown, ax=axis, shrink=0.8)
+        axis.set(title=title, xlabel="x (px)", ylabel="y (px)")
+    phase = np.angle(tiled * np.exp(-1j * np.angle(tiled.mean())))
+    shown = axes[2].imshow(phase, cmap="gray", vmin=-0.5, vmax=0.5)
+    figure.colorbar(shown, ax=axes[2], shrink=0.8, label="rad")
+    axes[2].set(title="prediction, phase (truth: 0)", xlabel="x (px)")
+    axes[3].plot([p["seconds"] / 60 for p in curve], [p["ssim"] for p in curve], "ko-", ms=3)
+    axes[3].axhline(PAPER[f"{case.gridsize}-{case.probe_name}"], ls="--", color="0.5", label="paper")
+    axes[3].set(title="SSIM against training", xlabel="minutes", ylabel="SSIM")
+    axes[3].legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    matplotlib.use("Agg")
+    made = parser(__doc__)
+    made.add_argument("--case", choices=sorted(PAPER), action="append", help="default: all four")
+    made.add_argument("--variant", choices=("overlap", "strict"), default="overlap")
+    made.add_argument("--architecture", default="unrolled")
+    made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    made.add_argument("--minutes", type=float, default=10.0)
+    made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any training field")
+    arguments = made.parse_args()
+    if arguments.quick:
+        arguments.minutes = min(arguments.minutes, 0.6)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    results = []
+    for name in arguments.case or sorted(PAPER):
+        gridsize, probe = name.split("-")
+        case = make_case(int(gridsize), probe, arguments.shared, arguments.seed)
+        results.append(run(case, arguments))
+        label = _label("-".join(arguments.case or ["all"]), arguments)
+        print(keep(f"lines-{label}", arguments, results))
+    columns = ("case", "variant", "architecture", "ssim", "paper_ssim", "goal_ssim", "psnr", "seconds")
+    print(table([{k: r[k] for k in columns} for r in results]))
+
+
+if __name__ == "__main__":
+    main()

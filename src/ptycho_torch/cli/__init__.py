@@ -1,0 +1,15 @@
+"""The ``ptychopinn`` command: one file for each group of commands, one for how they speak and fail.
+
+Every command is one call of the Python API. Exit status: 0 done, 2 wrong usage or input, 1 a failure.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the ``ptychopinn`` command."""
+    from ptycho_torch.cli.app import app
+
+    app()

@@ -1,0 +1,41 @@
+"""The application: all commands by name. Commands import what they need when they run, so help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ptycho_torch import __version__
+from ptycho_torch.cli import bundles, evaluating, inferring, simulating, training
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="ptychopinn",
+    help="Reconstruct objects from ptychography scans with a network that learns without labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Reconstruct objects from ptychography scans with a network that learns without labels."""
+
+
+for _room in (simulating, training, inferring, evaluating, bundles):
+    _room.add_to(app)

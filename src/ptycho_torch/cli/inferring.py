@@ -1,0 +1,89 @@
+"""``ptychopinn reconstruct``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.training import FormatOption, MeasurementOption
+from ptycho_torch.config import ExecutionConfig, InferenceConfig
+from ptycho_torch.config_io import config_fields
+
+__all__ = ["add_to"]
+
+_NOT_FLAGS = (
+    "model_path",
+    "test_data_file",
+    "output_dir",
+    "debug",
+    # What the model is stands in the bundle.
+    *(name for name in config_fields(InferenceConfig) if name.startswith("model.")),
+)
+
+
+@guarded
+@with_fields(
+    (InferenceConfig, "Inference", _NOT_FLAGS), (ExecutionConfig, "Execution", ("progress", "num_workers"))
+)
+def reconstruct(
+    bundle: Annotated[Path, typer.Argument(help="Model bundle wts.h5.zip, or a folder that holds one.")],
+    scan: Annotated[Path, typer.Argument(help="Scan file.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for what is written.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
+    ] = None,
+    refine: Annotated[
+        int,
+        typer.Option("--refine", min=0, help="Sweeps of iterative refinement over all frames afterwards."),
+    ] = 0,
+    measurement: MeasurementOption = "auto",
+    format: FormatOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    flags: Any = None,
+) -> None:
+    """Reconstruct SCAN with the model in BUNDLE.
+
+    Writes reconstruction.npz (object, weight, origin_xy, positions, probe), reconstruction.png,
+    metrics.json and report.html.
+    """
+    console = Console(json, quiet)
+    from ptycho_torch.config_io import from_dict, read_yaml
+
+    settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
+    if config is not None:
+        data = read_yaml(config)
+        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{config}: execution.", execution)
+        from_dict(InferenceConfig, data, f"{config}: ", settings)
+    apply_flags(settings, flags)
+    apply_flags(execution, flags)
+
+    from ptycho_torch.scan import open_scan
+
+    data_in = open_scan(scan, format=format, measurement=measurement, require_probe=False)
+    from ptycho_torch.workflows.inference import reconstruct_to
+
+    with console.progress("reconstructing") as groups, console.progress("refining") as sweeps:
+        done = reconstruct_to(
+            output_dir,
+            bundle,
+            data_in,
+            settings,
+            execution,
+            refine=refine,
+            on_groups=groups,
+            on_sweep=lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}"),
+        )
+    files = {name: str(path) for name, path in done.files.items()}
+    shown = ("frames", "groups", "shape", "seconds", "frames_per_second", "residual", "refined_sweeps")
+    console.finish({**done.metrics, "files": files}, {k: done.metrics[k] for k in shown}, "Reconstructed")
+    console.files(done.files)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("reconstruct")(reconstruct)

@@ -1,0 +1,117 @@
+"""``ptychopinn simulate`` and ``ptychopinn demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+
+__all__ = ["add_to"]
+
+
+@guarded
+def simulate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Scan file to write (NPZ); a picture comes beside it.")
+    ],
+    object: Annotated[
+        str,
+        typer.Option(
+            "--object", metavar="lines|siemens|grf|FILE", help="Object, or an image, NPY or NPZ file."
+        ),
+    ] = "lines",
+    probe: Annotated[
+        str,
+        typer.Option("--probe", metavar="disk|gaussian|zoneplate|FILE", help="Probe, or a file with one."),
+    ] = "disk",
+    scan: Annotated[
+        str, typer.Option("--scan", metavar="grid|random|spiral", help="Way of the positions.")
+    ] = "grid",
+    size: Annotated[int, typer.Option("--size", min=16, help="Edge of a named object, pixels.")] = 392,
+    n: Annotated[
+        int | None, typer.Option("--N", min=16, help="Frame size, pixels; default: 64, or the file's.")
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option("--step", help="Spacing of positions, pixels; default 8.", show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="Number of frames, in place of a step.", show_default=False),
+    ] = None,
+    photons: Annotated[float, typer.Option("--photons", help="Mean photons per frame.")] = 1e6,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Photon noise.")] = True,
+    jitter: Annotated[
+        float, typer.Option("--jitter", help="Standard deviation of random shifts, pixels.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of object, positions and noise.")] = 0,
+    measurement: Annotated[
+        str, typer.Option("--measurement", metavar="amplitude|counts", help="What the file holds.")
+    ] = "amplitude",
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Simulate a scan of a known object, with photon noise, and write it as NPZ."""
+    console = Console(json, quiet)
+    from ptycho_torch.report.figures import save_figure, scan_figure
+    from ptycho_torch.scan import write_scan
+    from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+
+    obj, wave = make_object(object, size, seed), make_probe(probe, n)
+    frame = wave.shape[-1]
+    spacing = 8.0 if step is None and count is None else step
+    positions = make_positions(scan, obj.shape, frame, step=spacing, count=count, jitter=jitter, seed=seed)
+    made = simulate_scan(obj, wave, positions, photons=photons, seed=seed, noise=noise)
+    write_scan(made, output, measurement=measurement)
+    picture = output.with_suffix(".png")
+    save_figure(scan_figure(made), picture)
+    result = {
+        "frames": made.n_frames,
+        "N": made.N,
+        "probe_modes": made.n_modes,
+        "object_shape": list(obj.shape),
+        "photons_per_frame": photons,
+        "noise": noise,
+        "seed": seed,
+    }
+    files = {"scan": output, "figure": picture}
+    console.finish({**result, "files": {k: str(v) for k, v in files.items()}}, result, "Simulated")
+    console.files(files)
+
+
+@guarded
+def demo(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for everything.")] = Path(
+        "demo_output"
+    ),
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Training time, minutes.")] = 2.5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Do the whole job on simulated data: simulate, train, save, load in a new process, reconstruct, score.
+
+    The network is trained on one object's frames and reconstructs another object that it has not seen.
+    """
+    console = Console(json, quiet)
+    from ptycho_torch.workflows.demo import run_demo
+
+    with console.progress("probe") as probe, console.progress("reconstructing") as work:
+        done = run_demo(
+            output_dir,
+            minutes=minutes,
+            seed=seed,
+            show_progress=not console.silent,
+            on_probe=lambda sweep, total, residual: probe(sweep, total, f"R {residual:.4f}"),
+            on_stage=lambda number, total, text: work(number, total, text),
+        )
+    console.finish(done.metrics, done.table, "Demo: an object the network has not seen, from frames alone")
+    console.files(done.files)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+    app.command("simulate")(simulate)

@@ -1,0 +1,117 @@
+"""``ptychopinn train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.config import ExecutionConfig, TrainingConfig
+from ptycho_torch.errors import ConfigError
+
+__all__ = ["FormatOption", "MeasurementOption", "ProbeFileOption", "add_to"]
+
+MeasurementOption = Annotated[
+    str,
+    typer.Option(
+        "--measurement",
+        metavar="auto|amplitude|counts",
+        help="What the frames hold; auto decides by dtype and whole numbers, and says so.",
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", help="Format of the scan file; default: recognised.", show_default=False),
+]
+ProbeFileOption = Annotated[
+    Path | None,
+    typer.Option("--probe-file", help="File with a probe to use in place of the scan's.", show_default=False),
+]
+
+
+@guarded
+@with_fields(
+    (TrainingConfig, "Training", ("output_dir", "train_data_file")),
+    (ExecutionConfig, "Execution", ("progress",)),
+)
+def train(
+    scan: Annotated[
+        Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", help="Folder of a run that was ended; goes on from there.", show_default=False
+        ),
+    ] = None,
+    measurement: MeasurementOption = "auto",
+    format: FormatOption = None,
+    probe_file: ProbeFileOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    flags: Any = None,
+) -> None:
+    """Train a model on SCAN, without labels, and write the bundle wts.h5.zip.
+
+    Beside it come history.csv, training.png, config.yaml (what was really used), metrics.json and
+    report.html. Flags win over the YAML file, the file over defaults. Ctrl-C ends early and keeps the
+    best model so far.
+    """
+    console = Console(json, quiet)
+    from ptycho_torch.config_io import from_dict, read_yaml
+
+    settings, execution = TrainingConfig(), ExecutionConfig()
+    settings.model.N = 0
+    sources = [resume / "config.yaml"] if resume is not None else []
+    sources += [config] if config is not None else []
+    for source in sources:
+        data = read_yaml(source)
+        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{source}: execution.", execution)
+        from_dict(TrainingConfig, data, f"{source}: ", settings)
+    apply_flags(settings, flags)
+    apply_flags(execution, flags)
+    execution.progress = not console.silent
+    folder = output_dir or resume or (settings.output_dir if sources else None)
+    data_file = scan or settings.train_data_file
+    if folder is None:
+        raise ConfigError("--output-dir: expected a folder to write to, found none")
+    if resume is not None and folder.resolve() != resume.resolve():
+        raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
+    if data_file is None:
+        raise ConfigError("SCAN: expected a scan file to train on, found none")
+
+    from ptycho_torch.scan import open_scan
+
+    data_in = open_scan(
+        data_file, format=format, measurement=measurement, probe=probe_file, require_probe=False
+    )
+    from ptycho_torch.workflows import training
+
+    with console.progress("probe") as update:
+        done = training.train(
+            data_in,
+            folder,
+            settings,
+            execution,
+            resume=resume is not None,
+            on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}"),
+        )
+    files = {name: str(path) for name, path in done.files.items()}
+    table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
+    console.finish({**done.metrics, "files": files}, table, "Trained")
+    console.files(done.files)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("train")(train)

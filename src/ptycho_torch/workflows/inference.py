@@ -1,0 +1,103 @@
+"""Reconstruction as a whole job: from a bundle and a scan to a folder with the object, pictures and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptycho_torch.config import ExecutionConfig, InferenceConfig
+from ptycho_torch.config_io import validate
+from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
+from ptycho_torch.inference.prediction import reconstruct
+from ptycho_torch.inference.refinement import refine_reconstruction, residual
+from ptycho_torch.inference.result import Reconstruction, save_reconstruction
+from ptycho_torch.model_manager import load_torch_bundle
+from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
+from ptycho_torch.report.html import Section, write_report
+from ptycho_torch.report.tables import json_text
+from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.training.prepare import subsample
+from ptycho_torch.training.run import device_of
+from ptycho_torch.workflows.training import described
+
+__all__ = ["ReconstructionOutputs", "reconstruct_to"]
+
+
+@dataclass
+class ReconstructionOutputs:
+    """A reconstruction, all files by name, and what ``metrics.json`` says."""
+
+    reconstruction: Reconstruction
+    files: dict[str, Path]
+    metrics: dict[str, Any]
+
+
+def reconstruct_to(
+    output_dir: str | Path,
+    bundle: str | Path,
+    scan: Scan | str | Path,
+    config: InferenceConfig | None = None,
+    execution: ExecutionConfig | None = None,
+    *,
+    refine: int = 0,
+    on_groups: Callable[[int, int], None] | None = None,
+    on_sweep: Callable[[int, float], None] | None = None,
+) -> ReconstructionOutputs:
+    """Reconstructs a scan with a bundle's model and keeps the result in ``output_dir``.
+
+    Writes ``reconstruction.npz``, ``reconstruction.png``, ``metrics.json`` and ``report.html``.
+    ``refine``: sweeps of iterative refinement over all frames after the network. ``on_groups`` is
+    called with groups done and in all, ``on_sweep`` with sweep and residual. Raises errors of
+    :mod:`ptycho_torch.errors`; nothing is written then.
+    """
+    config, execution = config or InferenceConfig(), execution or ExecutionConfig()
+    validate(config)
+    validate(execution, "execution.")
+    device = device_of(execution)
+    model, _ = load_torch_bundle(bundle, device=device)
+    scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
+    scan = subsample(scan, config.n_subsample, config.subsample_seed or config.seed)
+    folder = ensure_output_dir(output_dir)
+    if execution.threads is not None:
+        import torch
+
+        torch.set_num_threads(execution.threads)
+    result = reconstruct(
+        model,
+        scan,
+        batch_size=config.batch_size,
+        n_groups=config.n_groups,
+        neighbor_count=config.neighbor_count,
+        seed=config.seed,
+        bf16=execution.precision == "bf16",
+        progress=on_groups,
+    )
+    result.info["bundle"] = Path(bundle).name
+    result.info["residual"] = residual(result, scan, device=device)
+    if refine:
+        result = refine_reconstruction(result, scan, sweeps=refine, device=device, progress=on_sweep)
+    metrics = {**result.info, "scan": described(scan), "shape": list(result.object.shape)}
+    files = {
+        "reconstruction": folder / "reconstruction.npz",
+        "figure": folder / "reconstruction.png",
+        "metrics": folder / "metrics.json",
+        "report": folder / "report.html",
+    }
+    name = str(described(scan).get("name", "scan"))
+    picture = figure_png(reconstruction_figure(result, f"{name}, {scan.n_frames} frames"))
+    save_reconstruction(result, files["reconstruction"])
+    write_bytes_atomic(files["figure"], picture)
+    write_text_atomic(files["metrics"], json_text(metrics))
+    write_report(
+        files["report"],
+        f"Reconstruction of {name}",
+        [
+            Section(
+                "Object", "", metrics, [("Amplitude and phase, masked where nothing was measured", picture)]
+            ),
+            Section("Scan", "", {}, [("Positions, mean frame, probe guess", figure_png(scan_figure(scan)))]),
+        ],
+    )
+    return ReconstructionOutputs(result, files, metrics)
