@@ -26,7 +26,9 @@ def parser(description: str | None, shared: bool = True) -> argparse.ArgumentPar
     made.add_argument("--quick", action="store_true", help="a short run, under two minutes, to see it work")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--threads", type=int, default=None, help="CPU threads; default: as torch chooses")
-    made.add_argument("--output", type=Path, default=Path("benchmark_results"), help="folder for JSON and figures")
+    made.add_argument(
+        "--output", type=Path, default=Path("benchmark_results"), help="folder for JSON and figures"
+    )
     if shared:
         made.add_argument("--shared", type=Path, default=SHARED, help="folder with data/")
     return made
@@ -81,7 +83,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns] + [[_shown(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells
+    )
 
 
 def _shown(value: Any) -> str:

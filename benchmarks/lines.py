@@ -18,11 +18,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from harness import keep, parser, table
-from lines_data import LinesCase, make_case
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from harness import keep, parser, table
+from lines_data import LinesCase, make_case
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_torch.config_io import set_field
 from ptycho_torch.model import DiffractionToObject
@@ -74,7 +74,9 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
         set_field(config, name, __import__("yaml").safe_load(value))
     snapshots: list[tuple[float, dict[str, torch.Tensor]]] = []
 
-    def best(autoencoder: Any, model: DiffractionToObject, used: Any, history: list[dict[str, float]]) -> None:
+    def best(
+        autoencoder: Any, model: DiffractionToObject, used: Any, history: list[dict[str, float]]
+    ) -> None:
         state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         snapshots.append((history[-1]["seconds"], state))
 
@@ -89,7 +91,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     final = model.state_dict()
     curve = []
     stride = max(1, len(snapshots) // 12)
-    for seconds, state in snapshots[: -1 : stride]:
+    for seconds, state in snapshots[:-1:stride]:
         model.load_state_dict(state)
         curve.append({"seconds": seconds, **case.score(predict(model, case))})
     model.load_state_dict(final)

@@ -34,27 +34,23 @@ class Console:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Update]:
-        """A bar on stderr; yields ``update(done, total, text='')``."""
-        if self.silent:
-            yield lambda *_, **__: None
-            return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        """A bar on stderr from its first update to its last; yields ``update(done, total, text='')``."""
+        bar: Any = None
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=RichConsole(stderr=True)) as bar:
-            task = bar.add_task(label, total=None, text="", visible=False)
+        def update(done: float, total: float, text: str = "") -> None:
+            nonlocal bar
+            if bar is None:
+                bar = _bar(label)
+                bar.start()
+            bar.update(0, completed=done, total=total, text=text)
+            if done >= total:
+                bar.stop()
 
-            def update(done: float, total: float, text: str = "") -> None:
-                bar.update(task, completed=done, total=total, text=text, visible=True)
-
-            yield update
+        try:
+            yield (lambda *_, **__: None) if self.silent else update
+        finally:
+            if bar is not None:
+                bar.stop()
 
     def finish(
         self, result: Mapping[str, Any], table: Mapping[str, Any] | None = None, title: str = ""
@@ -72,6 +68,22 @@ class Console:
         if not self.silent:
             for path in files.values():
                 typer.echo(f"  {path}")
+
+
+def _bar(label: str) -> Any:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=RichConsole(stderr=True))
+    bar.add_task(label, total=None, text="")
+    return bar
 
 
 def _print_table(rows: Mapping[str, Any], title: str) -> None:
@@ -96,7 +108,12 @@ def _set_up_logging(level: int) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    for name in (
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
 

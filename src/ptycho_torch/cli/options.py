@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Optional, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -69,7 +69,7 @@ def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
         option = typer.Option(
             f"{spelled}/--no-{spelled[2:]}", help=text, rich_help_panel=section, show_default=False
         )
-        annotation = Optional[bool]
+        annotation = bool | None
     else:
         option = typer.Option(
             spelled,
@@ -79,7 +79,7 @@ def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
             parser=_reader(kind),
             metavar=_metavar(kind),
         )
-        annotation = Optional[Any]
+        annotation = Any | None
     option.default = None
     return inspect.Parameter(leaf, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
 

@@ -94,7 +94,7 @@ def demo(
 ) -> None:
     """Do the whole job on simulated data: simulate, train, save, load in a new process, reconstruct, score.
 
-    The network is trained on one object's frames and reconstructs another object that it has not seen.
+    The network is trained on the upper half of a scan, without labels, and reconstructs all of it.
     """
     console = Console(json, quiet)
     from ptycho_torch.workflows.demo import run_demo
@@ -108,7 +108,7 @@ def demo(
             on_probe=lambda sweep, total, residual: probe(sweep, total, f"R {residual:.4f}"),
             on_stage=lambda number, total, text: work(number, total, text),
         )
-    console.finish(done.metrics, done.table, "Demo: an object the network has not seen, from frames alone")
+    console.finish(done.metrics, done.table, "Demo")
     console.files(done.files)
 
 
