@@ -169,7 +169,6 @@ def _figure(
 ) -> None:
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     axes = figure.subplots(2, 4)
-    x, y = np.asarray(rec.origin_xy) - reference.origin_xy
 
     def show(column: int, obj: NDArray[Any], title: str) -> None:
         middle = obj[obj.shape[0] // 4 : -obj.shape[0] // 4, obj.shape[1] // 4 : -obj.shape[1] // 4]
