@@ -46,7 +46,7 @@ def epie(scan: Scan, sweeps: int, seed: int = 0) -> tuple[Reference, list[float]
     k = fft.fftfreq(size)
     rng, residuals = np.random.default_rng(seed), []
     for sweep in range(sweeps):
-        error = 0.0
+        error, step = 0.0, 1 / (1 + sweep / 10)  # a falling step averages the frames' photon noise
         for j in rng.permutation(scan.n_frames):
             dx, dy = scan.positions[j] - whole[j]
             ramp = np.exp(-2j * np.pi * (k[None, :] * dx + k[:, None] * dy))
@@ -57,8 +57,8 @@ def epie(scan: Scan, sweeps: int, seed: int = 0) -> tuple[Reference, list[float]
             modulus = np.abs(field)
             error += float(np.sum((modulus - amplitudes[j]) ** 2))
             change = fft.ifft2(field * (amplitudes[j] / np.maximum(modulus, 1e-9) - 1), norm="ortho")
-            step_o = shifted.conj() * change / np.max(np.abs(shifted) ** 2)
-            step_p = part.conj() * change / np.max(np.abs(part) ** 2)
+            step_o = shifted.conj() * change / np.max(np.abs(shifted) ** 2) * step
+            step_p = part.conj() * change / np.max(np.abs(part) ** 2) * step
             part += step_o
             if sweep >= 2:
                 probe = probe + fft.ifft2(fft.fft2(step_p) * ramp.conj())

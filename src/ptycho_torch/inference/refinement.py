@@ -70,9 +70,10 @@ def refine(
     batch_size: int = 16,
     update_probe: bool = True,
     probe_after: int = 1,
-    damping: float = 0.1,
+    damping: float = 0.2,
     step: float = 1.0,
     probe_step: float = 1.0,
+    settling: float = 5.0,
     tolerance: float = 1e-4,
     good_pixels: NDArray[np.bool_] | None = None,
     seed: int = 0,
@@ -83,8 +84,10 @@ def refine(
 
     ``frames``: (M, N, N) amplitudes in the unit of the probe's power; ``positions``: (M, 2) = (x, y)
     pixels; ``probe``: (modes, N, N) complex; ``start``: (H, W) complex object on the canvas that
-    :func:`refine` itself would return for these positions, default: all ones. ``tolerance``:
-    relative fall of R over five sweeps below which it stops. The object's gauge is the probe's.
+    :func:`refine` itself would return for these positions, default: all ones. Steps fall as
+    1 / (1 + sweep / ``settling``): constant ones keep chasing the frames' noise, falling ones average
+    it. ``tolerance``: relative fall of R over five sweeps below which it stops. The object's gauge
+    is the probe's.
     """
     device = torch.device(device)
     size = probe.shape[-1]
@@ -106,6 +109,7 @@ def refine(
     power = torch.zeros((), device=device)
 
     for sweep in range(sweeps):
+        smaller = 1 / (1 + sweep / settling)
         error, total = torch.zeros((), device=device), torch.zeros((), device=device)
         for part in np.array_split(rng.permutation(len(positions)), max(1, len(positions) // batch_size)):
             index = torch.from_numpy(part).to(device)
@@ -129,10 +133,11 @@ def refine(
             top.index_add_(0, flat.reshape(-1), back.reshape(-1))
             bottom.index_add_(0, flat.reshape(-1), light.reshape(-1))
             change = top / (bottom.clamp_min(0) + damping * power.max())
-            canvas = canvas + step * change.view(shape)
+            canvas = canvas + step * smaller * change.view(shape)
             if update_probe and sweep >= probe_after:
                 bright = (here.real.square() + here.imag.square()).sum(0)
-                waves = waves + probe_step * (here.conj() * update).sum(0) / (bright + damping * bright.max())
+                change_p = (here.conj() * update).sum(0) / (bright + damping * bright.max())
+                waves = waves + probe_step * smaller * change_p
         residuals.append(float(error / total))
         if progress is not None:
             progress(sweep + 1, residuals[-1])
@@ -229,6 +234,8 @@ def refine_reconstruction(
         start=start,
         sweeps=sweeps,
         minutes=minutes,
+        step=0.5,
+        probe_step=0.5,
         update_probe=update_probe,
         probe_after=0,
         good_pixels=scan.good_pixels,
