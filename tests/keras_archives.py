@@ -86,7 +86,7 @@ class Program:
                 "registered_name": registered,
                 "name": name,
                 "inbound_nodes": [{"args": inputs, "kwargs": {}}] if inputs else [],
-            }  # fmt: skip
+            }
         )
         return name
 

@@ -124,14 +124,14 @@ class Reconstructor(nn.Module):
 
 
 def _smooth(wave: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of an exit wave with a 3x3 kernel, as the TensorFlow program does it."""
-    axis = torch.arange(-1, 2, device=wave.device, dtype=torch.float32)
+    """Gaussian smoothing of an exit wave with a 3x3 kernel, mirrored at the border, as the TensorFlow program does it."""
+    axis = torch.arange(-1, 2, device=wave.device, dtype=wave.real.dtype)
     line = torch.exp(-(axis**2) / (2 * sigma**2))
     kernel = (line[:, None] * line[None, :])[None, None]
     kernel = kernel / kernel.sum()
     flat = torch.view_as_real(wave.reshape(-1, 1, *wave.shape[-2:])).movedim(-1, 1)
     flat = flat.reshape(-1, 1, *wave.shape[-2:])
-    done = F.conv2d(flat, kernel, padding=1).reshape(-1, 2, *wave.shape[-2:])
+    done = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="reflect"), kernel).reshape(-1, 2, *wave.shape[-2:])
     return torch.complex(done[:, 0], done[:, 1]).reshape(wave.shape)
 
 

@@ -67,10 +67,11 @@ class CnnGenerator(nn.Module):
         return ((self.config.gridsize - 1) * self.config.offset + self.config.max_position_jitter) // 2
 
     def network(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Amplitude and phase (B, F, N, N) float32 of normalised amplitudes (B, C, N, N)."""
+        """Amplitude and phase (B, F, N, N) of normalised amplitudes (B, C, N, N)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.encoder(x.contiguous(memory_format=torch.channels_last))
-            return self.amplitude(features, self.border).float(), self.phase(features, self.border).float()
+            amplitude, phase = self.amplitude(features, self.border), self.phase(features, self.border)
+            return amplitude.to(x.dtype), phase.to(x.dtype)
 
     def canvas(self, x: Tensor, offsets: Tensor) -> Tensor:
         """The object with its margin, (B, 1, P, P) complex64, P = N + 2 margin."""

@@ -90,7 +90,7 @@ class Unrolled(nn.Module):
         root = peak.sqrt()
         conjugate = probe.conj().resolve_conj()
 
-        obj = self.start.to(torch.complex64).expand(batch, side, side)
+        obj = self.start.to(probe.dtype).expand(batch, side, side)
         for k, net in enumerate(self.nets):
             wave = under(obj).unsqueeze(2) * probe
             field = torch.fft.fft2(wave, norm="ortho")
@@ -111,6 +111,6 @@ class Unrolled(nn.Module):
                 1,
             )
             with torch.autocast(features.device.type, torch.bfloat16, enabled=self.bf16):
-                change = net(features).float()
+                change = net(features).to(x.dtype)
             obj = obj + torch.complex(change[:, 0], change[:, 1])
         return obj

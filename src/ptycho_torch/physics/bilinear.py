@@ -19,20 +19,20 @@ __all__ = ["sampling_matrix", "translate"]
 def sampling_matrix(
     shift: Tensor, inputs: int, outputs: int, first_input: int = 0, first_output: int = 0
 ) -> Tensor:
-    """Matrices (..., outputs, inputs) float32 that translate one axis by ``shift`` (...) pixels.
+    """Matrices (..., outputs, inputs) of the shift's type that translate one axis by ``shift`` (...) pixels.
 
     Input j lies at coordinate ``first_input + j``, output i at ``first_output + i``, so parts of a
-    canvas can be read or written without the rest. Coordinates are computed in float32 from the
-    canvas's corner, as the TensorFlow program does, so that even the rounding is the same.
+    canvas can be read or written without the rest. Coordinates are computed from the
+    canvas's corner, as the TensorFlow program does, so that in float32 even the rounding is the same.
     """
-    at = torch.arange(outputs, device=shift.device, dtype=torch.float32) + first_output
-    pixel = torch.arange(inputs, device=shift.device, dtype=torch.float32) + first_input
+    at = torch.arange(outputs, device=shift.device, dtype=shift.dtype) + first_output
+    pixel = torch.arange(inputs, device=shift.device, dtype=shift.dtype) + first_input
     sample = at - shift.unsqueeze(-1)
     return (1 - (sample.unsqueeze(-1) - pixel).abs()).clamp_min(0)
 
 
 def translate(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """``down @ image @ across^T`` for a complex image (..., H, W) and real matrices; complex64.
+    """``down @ image @ across^T`` for a complex image (..., H, W) and real matrices.
 
     ``down``: (..., H', H), ``across``: (..., W', W); leading axes broadcast. Real and imaginary
     parts are translated separately, so the matrices stay real.

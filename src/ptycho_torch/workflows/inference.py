@@ -79,7 +79,10 @@ def reconstruct_to(
     if refine:
         before = result.info["residual"]
         result = refine_reconstruction(result, scan, sweeps=refine, device=device, progress=on_sweep)
-        result.info |= {"residual": residual(result, scan, device=device), "residual_before_refinement": before}
+        result.info |= {
+            "residual": residual(result, scan, device=device),
+            "residual_before_refinement": before,
+        }
     metrics = {**result.info, "scan": described(scan), "shape": list(result.object.shape)}
     files = {
         "reconstruction": folder / "reconstruction.npz",
