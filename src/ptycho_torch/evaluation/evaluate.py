@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -107,10 +106,10 @@ def _scores(
 
     scores["psnr"] = psnr(image, reference, span, both.region)
     attempt("ssim", lambda: ssim(image, reference, span, both.region))
-    if importlib.util.find_spec("torchmetrics") is None or importlib.util.find_spec("torch") is None:
-        notes.append(f"{name}: ms_ssim: needs torch and torchmetrics, which are not installed")
-    else:
+    try:
         attempt("ms_ssim", lambda: ms_ssim(image[rectangle], reference[rectangle], span))
+    except ImportError:
+        notes.append(f"{name}: ms_ssim: needs torch and torchmetrics, which are not installed")
 
     def rings() -> None:
         curve = fourier_ring_correlation(image[rectangle], reference[rectangle])

@@ -38,7 +38,7 @@ class Keeper(lightning.Callback):
     ) -> None:
         self.resume_path, self.on_best, self.patience, self.on_row = resume_path, on_best, patience, on_row
         parts, facts = resume or ({}, {})
-        self._moments = parts.get("optimiser")
+        self._moments, self._rates = parts.get("optimiser"), facts.get("rates")
         self.history: list[dict[str, float]] = list(facts.get("history", []))
         self.best_weights: dict[str, Tensor] | None = parts.get("best")
         self.best: float | None = facts.get("best")
@@ -48,7 +48,7 @@ class Keeper(lightning.Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._moments is not None:
-            restore_optimiser(trainer.optimizers[0], self._moments)
+            restore_optimiser(trainer.optimizers[0], self._moments, self._rates)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, PtychoModule)
@@ -97,6 +97,7 @@ class Keeper(lightning.Callback):
                     "best": self.best,
                     "history": self.history,
                     "data_scale": pl_module.data_scale,
+                    "rates": [group["scale"] for group in trainer.optimizers[0].param_groups],
                 },
             )
         if self.on_row is not None:

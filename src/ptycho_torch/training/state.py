@@ -34,13 +34,20 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what :func:`optimiser_tensors` took."""
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], rates: list[float] | None = None
+) -> None:
+    """Puts back what :func:`optimiser_tensors` took, and each group's full learning rate.
+
+    The rates are kept because the probe's follows from the probe that training began with.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for group, rate in zip(optimiser.param_groups, rates or (), strict=False):
+        group["scale"] = rate
 
 
 def save_state(path: Path, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:

@@ -1,0 +1,79 @@
+"""Ctrl-C and kills: the best model is kept, and a run goes on from where it stood."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_scan
+from test_commands import QUICK, process
+
+from ptycho_torch.model_manager import load_torch_bundle
+from ptycho_torch.scan import write_scan
+
+LONG = [*QUICK, "--nepochs", "100000", "--batch-size", "2"]
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    write_scan(small_scan(), tmp_path / "scan.npz")
+    return tmp_path / "scan.npz"
+
+
+def started(scan: Path, run: Path) -> subprocess.Popen[str]:
+    """A training process that has finished its first epoch."""
+    command = [sys.executable, "-m", "ptycho_torch.cli", "train", str(scan), "-o", str(run), *LONG, "--quiet"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (run / "resume.safetensors").exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return running
+
+
+def ended(running: subprocess.Popen[str], number: int) -> tuple[int, Any]:
+    running.send_signal(number)
+    streams = running.communicate(timeout=120)
+    return running.returncode, streams
+
+
+def epochs(run: Path) -> list[int]:
+    return [int(row["epoch"]) for row in csv.DictReader((run / "history.csv").open())]
+
+
+def test_ctrl_c_keeps_the_best_model(scan: Path, tmp_path: Path) -> None:
+    status, streams = ended(started(scan, tmp_path / "run"), signal.SIGINT)
+    assert status == 0, streams
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["interrupted"] is True
+    assert (tmp_path / "run" / "training.png").exists()
+    load_torch_bundle(tmp_path / "run")
+    assert epochs(tmp_path / "run")[0] == 1
+
+
+def test_a_killed_run_goes_on(scan: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status, _ = ended(started(scan, run), signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    load_torch_bundle(run)  # whole, though nobody said goodbye
+    done = process("train", "--resume", run, "--max-steps", "200", "--nepochs", "60", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert epochs(run) == list(range(1, result["epochs"] + 1))
+    assert result["steps"] <= 200
+    load_torch_bundle(run)
+
+
+def test_resuming_needs_a_run(scan: Path, tmp_path: Path) -> None:
+    done = process("train", scan, "--resume", tmp_path / "nothing")
+    assert done.returncode == 2
+    assert "nothing" in done.stderr
+    done = process("train", "--quiet")
+    assert done.returncode == 2

@@ -1,0 +1,110 @@
+"""Refinement: the physics step over the whole canvas."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from small import correlation, small_scan
+
+from ptycho_torch.errors import DataError
+from ptycho_torch.evaluation import evaluate
+from ptycho_torch.inference.refinement import refine, refine_reconstruction, residual
+from ptycho_torch.inference.result import Reconstruction
+from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
+
+SCAN = small_scan(noise=False, step=4.0)
+FRAMES = SCAN.frames * np.float32(amplitude_normalisation(SCAN.frames))
+PROBE = normalise_probe(SCAN.probe)
+
+
+def as_reconstruction(obj: np.ndarray, origin: np.ndarray, probe: np.ndarray) -> Reconstruction:
+    scale = intensity_scale_from_counts(SCAN.frames)
+    weight = np.ones(obj.shape, np.float32)
+    return Reconstruction(obj, weight, origin, SCAN.positions, probe * scale, {"intensity_scale": scale})
+
+
+def truth() -> Reconstruction:
+    """The simulated object, in the gauge of a normalised probe."""
+    power = np.sum(np.abs(SCAN.probe) ** 2) / np.sum(np.abs(PROBE) ** 2)
+    obj = SCAN.object_guess * np.sqrt(power) * amplitude_normalisation(SCAN.frames)
+    return as_reconstruction(obj, np.zeros(2), PROBE)
+
+
+def test_a_known_probe_gives_the_object() -> None:
+    done = refine(FRAMES, SCAN.positions, PROBE, sweeps=60, update_probe=False, settling=math.inf)
+    rec = as_reconstruction(done.object, done.origin_xy, done.probe)
+    rec.weight[:] = 0
+    for x, y in np.floor(SCAN.positions - done.origin_xy).astype(int):
+        rec.weight[y - 16 : y + 16, x - 16 : x + 16] += np.abs(PROBE[0]) ** 2
+    assert evaluate(rec, SCAN.object_guess)["complex_correlation"] > 0.995
+    assert done.residuals[-1] < 1e-2 * done.residuals[0]
+    assert done.residuals[-1] < min(done.residuals[:5])
+
+
+def test_a_wrong_probe_gets_better() -> None:
+    axis = np.arange(32) - 16
+    wrong = normalise_probe(PROBE * np.exp(0.02j * (axis[:, None] ** 2 + 0.5 * axis[None] ** 2)))
+    fixed = refine(FRAMES, SCAN.positions, wrong, sweeps=40, update_probe=False)
+    moved = refine(FRAMES, SCAN.positions, wrong, sweeps=40)
+    assert moved.residuals[-1] < 0.5 * fixed.residuals[-1]
+    assert correlation(moved.probe[0], PROBE[0]) > correlation(wrong[0], PROBE[0])
+
+
+def test_the_truth_leaves_nothing_unexplained() -> None:
+    assert residual(truth(), SCAN) < 1e-5
+    worse = truth()
+    worse.object = worse.object * np.exp(0.3j * np.arange(worse.object.shape[1]))[None].astype(np.complex64)
+    assert residual(worse, SCAN) > 1e-3
+    # A part of the frames gives about the same figure.
+    assert residual(worse, SCAN, frames=20) == pytest.approx(residual(worse, SCAN), rel=0.5)
+
+
+def test_a_reconstruction_stays_on_its_canvas() -> None:
+    flat = dataclasses.replace(truth(), object=np.ones_like(truth().object))
+    flat.weight[:3] = 0
+    done = refine_reconstruction(flat, SCAN, sweeps=15, update_probe=False)
+    assert done.object.shape == flat.object.shape
+    np.testing.assert_array_equal(done.origin_xy, flat.origin_xy)
+    assert not done.object[:3].any()
+    assert done.info["refined_sweeps"] == 15
+    assert done.info["residual"] < 0.2 * residual(flat, SCAN)
+
+
+def test_a_good_start_saves_sweeps() -> None:
+    near = truth()
+    near.object = (near.object * (1 + 0.02 * np.random.default_rng(0).normal(size=near.object.shape))).astype(
+        np.complex64
+    )
+    flat = dataclasses.replace(near, object=np.ones_like(near.object))
+    a, b = (
+        refine_reconstruction(r, SCAN, sweeps=3, update_probe=False).info["residual"] for r in (near, flat)
+    )
+    assert a < 0.2 * b
+
+
+def test_masked_pixels_have_no_influence() -> None:
+    good = np.ones((32, 32), bool)
+    good[10:12, 5:9] = False
+    spoiled = FRAMES.copy()
+    spoiled[:, ~good] = 50.0
+    a, b = (
+        refine(f, SCAN.positions, PROBE, sweeps=3, good_pixels=good, update_probe=False)
+        for f in (FRAMES, spoiled)
+    )
+    np.testing.assert_allclose(a.object, b.object, atol=1e-5)
+    assert a.residuals == pytest.approx(b.residuals, rel=1e-4)
+
+
+def test_it_stops_when_nothing_falls_any_more_or_time_is_up() -> None:
+    done = refine(FRAMES, SCAN.positions, PROBE, sweeps=500, tolerance=0.5)
+    assert len(done.residuals) < 500
+    assert "stopped falling" in done.stopped
+    assert refine(FRAMES, SCAN.positions, PROBE, sweeps=500, minutes=1e-9).stopped == "time used up"
+
+
+def test_another_scan_is_refused() -> None:
+    with pytest.raises(DataError, match="expected the"):
+        refine_reconstruction(truth(), SCAN.select(slice(0, 5)), sweeps=1)

@@ -1,0 +1,211 @@
+"""Training runs: they learn, repeat, resume, stop, and refuse what cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import QUIET, small_config, small_scan
+
+from ptycho_torch.errors import ConfigError, DataError, PtychoError, TrainingError
+from ptycho_torch.training.run import Trained, fit
+from ptycho_torch.training.state import RESUME_NAME, load_state
+
+SCAN = small_scan()
+
+
+def weights(trained: Trained) -> dict[str, torch.Tensor]:
+    return trained.autoencoder.state_dict()
+
+
+def same(a: Trained, b: Trained) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"overlap": False},
+        {"nll_weight": 1.0, "mae_weight": 0.0},
+        {"realspace_weight": 1e-3},
+        {"gridsize": 2},
+        {"size": 64, "architecture": "cnn"},
+        {"size": 64, "architecture": "cnn", "gridsize": 2},
+    ],
+    ids=str,
+)
+def test_losses_fall(changes: dict[str, Any]) -> None:
+    size = changes.get("size", 32)
+    scan = SCAN if size == 32 else small_scan(64, 6.0, 92)
+    trained = fit(scan, small_config(**{"nepochs": 5, "learning_rate": 3e-3, **changes}), QUIET)
+    losses = [row["loss"] for row in trained.history]
+    assert min(losses[1:]) < losses[0]
+    assert trained.best == min(row.get("val_loss", row["loss"]) for row in trained.history)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
+    a, b = (fit(SCAN, small_config(probe="trainable"), QUIET) for _ in range(2))
+    assert same(a, b)
+    assert not same(a, fit(SCAN, small_config(probe="trainable", seed=1), QUIET))
+
+
+def test_resuming_is_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    config = small_config(nepochs=4, probe="trainable")
+    whole = fit(SCAN, config, QUIET)
+    killed: list[int] = []
+
+    def kill(history: list[dict[str, float]]) -> None:
+        killed.append(len(history))
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(SCAN, config, QUIET, workdir=tmp_path, on_row=kill)
+    resumed = fit(SCAN, config, QUIET, workdir=tmp_path, resume=True)
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    assert same(whole, resumed)
+
+
+def test_what_is_resumed_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=RESUME_NAME):
+        fit(SCAN, small_config(), QUIET, workdir=tmp_path, resume=True)
+    fit(SCAN, small_config(), QUIET, workdir=tmp_path)
+    other = small_config()
+    other.model.unrolled_width = 16
+    with pytest.raises(DataError, match="another model"):
+        fit(SCAN, other, QUIET, workdir=tmp_path, resume=True)
+    (tmp_path / RESUME_NAME).write_bytes(b"not a state")
+    with pytest.raises(DataError, match="not a state"):
+        load_state(tmp_path / RESUME_NAME)
+
+
+def test_the_best_model_is_what_comes_back() -> None:
+    seen: dict[float, dict[str, torch.Tensor]] = {}
+
+    def best(autoencoder: Any, _: Any, __: Any, history: list[dict[str, float]]) -> None:
+        row = history[-1]
+        seen[row.get("val_loss", row["loss"])] = {k: v.clone() for k, v in autoencoder.state_dict().items()}
+
+    trained = fit(SCAN, small_config(nepochs=4, learning_rate=0.05), QUIET, on_best=best)
+    chosen = seen[min(seen)]
+    assert all(torch.equal(v, chosen[k]) for k, v in weights(trained).items())
+    assert trained.best == min(seen)
+
+
+def test_patience_ends_a_run_that_does_not_improve() -> None:
+    trained = fit(SCAN, small_config(nepochs=30, learning_rate=1e-12, patience=2, warmup_steps=0), QUIET)
+    assert len(trained.history) < 30
+
+
+def test_steps_and_time_are_budgets() -> None:
+    assert fit(SCAN, small_config(nepochs=50, max_steps=5), QUIET).history[-1]["step"] == 5
+    assert len(fit(SCAN, small_config(nepochs=10_000, max_minutes=0.02), QUIET).history) < 10_000
+
+
+def test_the_scale_is_trained_with_the_poisson_loss_alone() -> None:
+    start = fit(SCAN, small_config(max_steps=1), QUIET).autoencoder.intensity_scale
+    fixed = fit(SCAN, small_config(), QUIET).autoencoder.intensity_scale
+    moved = fit(SCAN, small_config(nll_weight=1.0, mae_weight=0.0), QUIET).autoencoder.intensity_scale
+    kept = fit(
+        SCAN, small_config(nll_weight=1.0, mae_weight=0.0, intensity_scale_trainable=False), QUIET
+    ).autoencoder.intensity_scale
+    assert fixed == start == kept
+    assert moved != start
+
+
+@pytest.mark.parametrize(("how", "moves"), [("fixed", False), ("trainable", True), ("refine", True)])
+def test_what_happens_to_the_probe(how: str, moves: bool) -> None:
+    from ptycho_torch.physics.units import normalise_probe
+
+    assert SCAN.probe is not None
+    trained = fit(SCAN, small_config(probe=how, probe_sweeps=3), QUIET)
+    before = normalise_probe(SCAN.probe)
+    after = trained.autoencoder.probe.detach().numpy()
+    assert np.allclose(before, after, atol=1e-6) != moves
+    assert len(trained.probe_residuals) == (3 if how == "refine" else 0)
+
+
+def test_bad_pixels_have_no_influence() -> None:
+    good = np.ones((32, 32), bool)
+    good[4:7, 20] = False
+    frames = SCAN.frames.copy()
+    a = fit(dataclasses.replace(SCAN, frames=frames, good_pixels=good), small_config(), QUIET)
+    spoiled = frames.copy()
+    spoiled[:, 4:7, 20] *= 1.0000001  # normalisation sees all pixels; the loss must not
+    spoiled[:, 4, 20], spoiled[:, 6, 20] = frames[:, 6, 20], frames[:, 4, 20]
+    b = fit(dataclasses.replace(SCAN, frames=spoiled, good_pixels=good), small_config(), QUIET)
+    assert [r["loss"] for r in a.history] == pytest.approx([r["loss"] for r in b.history], rel=1e-5)
+
+
+def test_modes_can_be_added() -> None:
+    trained = fit(SCAN, dataclasses.replace(small_config(), model=_modes(3)), QUIET)
+    assert trained.autoencoder.probe.shape == (3, 32, 32)
+    assert trained.config.model.probe_modes == 3
+
+
+def _modes(count: int) -> Any:
+    return dataclasses.replace(small_config().model, probe_modes=count)
+
+
+def test_a_scan_without_a_probe_starts_from_a_disk() -> None:
+    trained = fit(dataclasses.replace(SCAN, probe=None), small_config(probe="trainable"), QUIET)
+    assert trained.autoencoder.probe.shape == (1, 32, 32)
+
+
+def test_bf16_trains() -> None:
+    trained = fit(SCAN, small_config(), dataclasses.replace(QUIET, precision="bf16"))
+    assert np.isfinite(trained.best)
+
+
+def test_labels_are_used_where_asked_for_and_there() -> None:
+    config = small_config(nepochs=3, learning_rate=3e-3)
+    config.model.model_type = "supervised"
+    trained = fit(SCAN, config, QUIET)
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"]
+    with pytest.raises(DataError, match="objectGuess"):
+        fit(dataclasses.replace(SCAN, object_guess=None), config, QUIET)
+
+
+def test_size_zero_takes_the_frames() -> None:
+    config = small_config()
+    config.model.N = 0
+    assert fit(SCAN, config, QUIET).config.model.N == 32
+
+
+def _refused(error: type[PtychoError], text: str, scan: Any = SCAN, **kw: Any) -> None:
+    config = kw.pop("config", small_config())
+    with pytest.raises(error, match=text):
+        fit(scan, config, kw.pop("execution", QUIET), **kw)
+
+
+def test_what_cannot_work_is_refused() -> None:
+    _refused(ConfigError, r"model\.N: expected 32", config=small_config(64))
+    _refused(ConfigError, "validation scan", validation=small_scan(16, edge=40))
+    _refused(ConfigError, "backend", config=small_config(backend="tensorflow"))
+    _refused(ConfigError, "accelerator", execution=dataclasses.replace(QUIET, accelerator="tpu"))
+    _refused(
+        PtychoError, "at least 4|expected", scan=SCAN.select(slice(0, 3)), config=small_config(gridsize=2)
+    )
+    if not torch.cuda.is_available():
+        _refused(ConfigError, "accelerator: .*GPU", execution=dataclasses.replace(QUIET, accelerator="gpu"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(SCAN, small_config(learning_rate=1e30, nepochs=200, gradient_clip=0.0, warmup_steps=0), QUIET)
+
+
+def test_validation_frames_are_not_trained_on() -> None:
+    from ptycho_torch.training.data import GroupData
+
+    data = GroupData(SCAN, small_config(val_fraction=0.2, overlap_frames=2), QUIET, 1.0)
+    assert data.val_scan is not None
+    ours = {tuple(p) for p in data.train_scan.positions}
+    assert not ours & {tuple(p) for p in data.val_scan.positions}
+    assert len(ours) + len(data.val_scan.positions) == SCAN.n_frames
