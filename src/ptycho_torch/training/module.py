@@ -152,11 +152,12 @@ class PtychoModule(lightning.LightningModule):
         return min(done, 1.0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
-        if self.progress >= 1.0:
+        step = self.steps_before + self.global_step
+        if self.progress >= 1.0 and step > 0:
             self.trainer.should_stop = True
             return -1
-        step = self.steps_before + self.global_step
-        factor = 0.5 * (1 + math.cos(math.pi * self.progress))
+        # A slow machine may have spent the whole budget on the probe: one step is taken all the same.
+        factor = 0.5 * (1 + math.cos(math.pi * self.progress)) if step else 1.0
         if self.config.warmup_steps:
             factor *= min(1.0, (step + 1) / self.config.warmup_steps)
         for optimiser in self.trainer.optimizers:

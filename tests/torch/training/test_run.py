@@ -108,6 +108,11 @@ def test_steps_and_time_are_budgets() -> None:
     assert len(fit(SCAN, small_config(nepochs=10_000, max_minutes=0.02), QUIET).history) < 10_000
 
 
+def test_a_budget_spent_before_the_first_step_still_gives_a_model() -> None:
+    trained = fit(SCAN, small_config(probe="refine", probe_sweeps=5, max_minutes=1e-6), QUIET)
+    assert [row["step"] for row in trained.history] == [1]
+
+
 def test_the_scale_is_trained_with_the_poisson_loss_alone() -> None:
     start = fit(SCAN, small_config(max_steps=1), QUIET).autoencoder.intensity_scale
     fixed = fit(SCAN, small_config(), QUIET).autoencoder.intensity_scale
