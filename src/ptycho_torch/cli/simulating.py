@@ -88,6 +88,10 @@ def demo(
         "demo_output"
     ),
     minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Training time, minutes.")] = 2.5,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Training steps, instead of minutes: the same on every machine."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -103,6 +107,7 @@ def demo(
         done = run_demo(
             output_dir,
             minutes=minutes,
+            steps=steps,
             seed=seed,
             show_progress=not console.silent,
             on_probe=lambda sweep, total, residual: probe(sweep, total, f"R {residual:.4f}"),

@@ -41,6 +41,7 @@ def run_demo(
     output_dir: str | Path = "demo_output",
     *,
     minutes: float = 2.5,
+    steps: int | None = None,
     seed: int = 0,
     show_progress: bool = True,
     on_probe: Callable[[int, int, float], None] | None = None,
@@ -48,8 +49,10 @@ def run_demo(
 ) -> DemoOutputs:
     """Trains on the upper half of a simulated scan and reconstructs all of it, frame by frame.
 
-    ``minutes``: training time. Training sees frames, positions and a probe, never the object, and nothing
-    of the lower half; scores are given for that half on its own, too. The bundle is opened by a new process. ``on_probe`` is called with sweep, sweeps and residual,
+    ``minutes``: training time; ``steps``: train for this many steps instead, the same on every machine.
+    Training sees frames, positions and a probe, never the object, and nothing of the lower half; scores
+    are given for that half on its own, too. The bundle is opened by a new process. ``on_probe`` is called
+    with sweep, sweeps and residual,
     ``on_stage`` with stages done, stages in all and the stage's name. Raises what the parts raise.
     """
     began = time.monotonic()
@@ -64,7 +67,13 @@ def run_demo(
     write_scan(scan.select(scan.positions[:, 1] < border), files["upper half"])
 
     config = TrainingConfig(
-        model=ModelConfig(N=SIZE), max_minutes=minutes, n_groups=256, nepochs=1000, batch_size=8, seed=seed
+        model=ModelConfig(N=SIZE),
+        max_minutes=minutes if steps is None else None,
+        max_steps=steps,
+        n_groups=256,
+        nepochs=1000,
+        batch_size=8,
+        seed=seed,
     )
     trained = train(
         files["upper half"],

@@ -357,7 +357,7 @@ def test_errors_are_json_too(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_works(tmp_path: Path) -> None:
-    done = process("demo", "-o", tmp_path, "--minutes", "0.1", "--json")
+    done = process("demo", "-o", tmp_path, "--steps", "10", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["scores"]["complex_correlation"] > 0.9
