@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keras_archives import Program, keras_file, weights_file
 
+from keras_archives import Program, keras_file, weights_file
 from ptycho_torch.bundle.keras_graph import read_network
 from ptycho_torch.bundle.keras_weights import read_keras
 from ptycho_torch.errors import BundleError
@@ -188,7 +188,7 @@ def test_files_that_are_not_hdf5() -> None:
     memory = io.BytesIO()
     with h5py.File(memory, "w", userblock_size=512) as file:
         file["x"] = SECRET
-    with pytest.raises(BundleError, match="user block|not an HDF5"):
+    with pytest.raises(BundleError, match=r"user block|not an HDF5"):
         read(memory.getvalue())
 
 
@@ -278,10 +278,13 @@ def test_a_changed_description_is_refused_or_means_the_same_network(
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
+    refused: BundleError | None = None
     try:
         found = read_network(spoiled, fail)
     except BundleError as error:
-        assert len(str(error)) < 600
+        refused = error
+    if refused is not None:
+        assert len(str(refused)) < 600
         return
     # Still a complete network of known parts: names and options that change no number may differ.
     assert len(found.encoder) == len(read_network(AUTOENCODER, fail).encoder)

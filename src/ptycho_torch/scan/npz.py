@@ -127,7 +127,7 @@ def _positions(archive: Archive, x_key: str, y_key: str, count: int | None) -> N
     return np.stack([x, y], axis=1).astype(np.float64)
 
 
-def _modes(path: str, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
+def probe_modes(path: str, key: str, probe: NDArray[Any], size: int | None) -> NDArray[np.complex64]:
     """Any of the probe layouts as (modes, N, N) complex64; ``size`` None accepts any square."""
 
     def refuse(expected: str, found: str) -> ScanError:
@@ -168,7 +168,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
         raise ScanNotFoundError(f"{path}: expected a file with a probe, found none")
     if path.suffix.lower() == ".npy":
         try:
-            return _modes(str(path), "probe", np.load(path, allow_pickle=False), size)
+            return probe_modes(str(path), "probe", np.load(path, allow_pickle=False), size)
         except (ValueError, EOFError) as error:
             if isinstance(error, ScanError):
                 raise
@@ -177,7 +177,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
         key = next((key for key in _PROBE_KEYS if key in archive), None)
         if key is None:
             raise archive.error(" or ".join(_PROBE_KEYS), "one of them", _listing(archive))
-        return _modes(str(path), key, archive.read(key), size)
+        return probe_modes(str(path), key, archive.read(key), size)
 
 
 def _listing(archive: Archive) -> str:
@@ -194,17 +194,20 @@ def _decide(archive: Archive, key: str, member: Member, whole: bool, wish: str) 
         said = str(archive.read("measurement", limit=1024).ravel()[0])
         if said in ("amplitude", "counts"):
             return said, f"The file says that {key} holds {said}."
-    if member.dtype.kind in "iub":
-        return "counts", f"{key} is of integer type {member.dtype}, so it was taken as counts."
+    return measurement_of(member.dtype, whole, key)
+
+
+def measurement_of(dtype: np.dtype[Any], whole: bool, key: str) -> tuple[str, str]:
+    """``'counts'`` or ``'amplitude'`` from type and integrality of frames, and the sentence on why."""
+    if dtype.kind in "iub":
+        return "counts", f"{key} is of integer type {dtype}, so it was taken as counts."
     if whole:
-        return "counts", f"{key} is {member.dtype} but every value is whole, so it was taken as counts."
-    return (
-        "amplitude",
-        f"{key} is {member.dtype} with values that are not whole, so it was taken as amplitude.",
-    )
+        return "counts", f"{key} is {dtype} but every value is whole, so it was taken as counts."
+    return "amplitude", f"{key} is {dtype} with values that are not whole, so it was taken as amplitude."
 
 
-def _all_whole(frames: NDArray[np.float32]) -> bool:
+def all_whole(frames: NDArray[Any]) -> bool:
+    """Whether every value is a whole number."""
     return all(np.array_equal(frame, np.rint(frame)) for frame in frames)
 
 
@@ -275,15 +278,15 @@ def read_npz(path: Path, *, measurement: str, probe: NDArray[Any] | Path | None,
         if isinstance(probe, Path):
             guess = read_probe(probe, size)
         elif probe is not None:
-            guess = _modes("probe", "array", np.asarray(probe), size)
+            guess = probe_modes("probe", "array", np.asarray(probe), size)
         elif "probeGuess" in archive:
-            guess = _modes(str(path), "probeGuess", archive.read("probeGuess"), size)
+            guess = probe_modes(str(path), "probeGuess", archive.read("probeGuess"), size)
         object_guess = _object(archive)
         good, index = _good_pixels(archive, size), _scan_index(archive, count)
         frames = archive.read_float32(key, (0, 1, 2) if axis == 0 else (2, 0, 1))
         if good is not None:
             frames[:, ~good] = 0  # what a bad pixel says is no measurement; often it is NaN or -1
-        whole = _all_whole(frames)
+        whole = all_whole(frames)
         kind, why = _decide(archive, key, member, whole, measurement)
     source = ScanSource(str(path), "npz", digest, kind, why)
     scan = Scan(frames, positions, guess, object_guess, start, index, good, source)

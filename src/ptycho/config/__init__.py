@@ -1,0 +1,1 @@
+"""Configuration; see :mod:`ptycho.config.config`."""

@@ -1,0 +1,1 @@
+"""Whole jobs; see :mod:`ptycho.workflows.components`."""

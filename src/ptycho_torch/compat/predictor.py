@@ -1,0 +1,116 @@
+"""``predict`` on channels-last arrays, and the stitching of what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_torch.compat.raw_data import OnCanvas
+from ptycho_torch.errors import DataError
+from ptycho_torch.inference.layout import from_channels_last, to_channels_last
+from ptycho_torch.inference.stitching import Canvas
+from ptycho_torch.physics.patches import crop, merge, region_size
+
+__all__ = ["Patches", "Predictor", "reassemble_position"]
+
+
+class Patches(np.ndarray):
+    """Predicted objects that remember how much each pixel is to be trusted: ``weight`` (N, N), or None."""
+
+    weight: NDArray[np.float32] | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.weight = getattr(source, "weight", None)
+
+
+class Predictor:
+    """A model with the older program's ``predict``; ``module`` is the model itself."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def predict(self, inputs: Sequence[Any], batch_size: int = 32, verbose: Any = None) -> Patches:
+        """Objects (B, N, N, 1) complex64 of ``[X, offsets]``, each around its group's mean position.
+
+        ``X``: (B, N, N, C) normalised amplitude times the intensity scale; ``offsets``: (B, 1, 2, C), group mean
+        minus member, pixels. A model that gives one object per frame has those of a group merged, weighted
+        by the illumination. Raises :class:`~ptycho_torch.errors.DataError` on other shapes.
+        """
+        if len(inputs) != 2:
+            raise DataError(f"inputs: expected [X, offsets], found {len(inputs)} arrays")
+        core = self.module.core
+        x, offsets = from_channels_last(np.asarray(inputs[0]), np.asarray(inputs[1]))
+        where, sign = core.log_scale.device, -core.offset_sign
+        self.module.eval()
+        with torch.inference_mode():
+            parts = [
+                self._merged(
+                    self.module(
+                        x[i : i + batch_size].to(where), sign * offsets[i : i + batch_size].to(where)
+                    ),
+                    -offsets[i : i + batch_size].to(where),
+                )
+                for i in range(0, len(x), batch_size)
+            ]
+        patches = to_channels_last(torch.cat(parts)).cpu().numpy().view(Patches)
+        patches.weight = core.stitching_weight().cpu().numpy()
+        return patches
+
+    __call__ = predict
+
+    def _merged(self, objects: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """(B, 1, N, N) from (B, C, N, N) at ``offsets`` (B, C, 1, 2), member minus group mean."""
+        if objects.shape[1] == 1:
+            return objects
+        size, shifts = objects.shape[-1], offsets[:, :, 0]
+        region = region_size(shifts.abs().max(), size)
+        whole = merge(objects, self.module.core.stitching_weight(), shifts, region)
+        return crop(whole, torch.zeros_like(shifts[:, :1]), size)
+
+
+def reassemble_position(patches: Any, offsets: Any, M: int = 20) -> NDArray[np.complex64]:
+    """One object (H, W, 1) complex64 from predicted ones (B, N, N, 1) at ``offsets`` (B, 1, 2, 1) = (x, y) pixels.
+
+    Patches of :meth:`Predictor.predict` are weighted by the illumination; others by their central
+    ``M`` x ``M`` pixels. Positions that come with the canvas of an object guess give an object of that size, pixel
+    on pixel; others the smallest that holds all patches. Pixels that nothing reached are 0.
+    """
+    objects = np.asarray(patches)
+    places = np.asarray(offsets, dtype=np.float64)
+    if objects.ndim != 4 or places.shape != (len(objects), 1, 2, objects.shape[-1]):
+        raise DataError(
+            f"patches, offsets: expected (B, N, N, C) and (B, 1, 2, C), found {objects.shape} and {places.shape}"
+        )
+    size = objects.shape[1]
+    weight = getattr(patches, "weight", None)
+    if weight is None:
+        weight = np.zeros((size, size), np.float32)
+        inner = slice(max(0, (size - M) // 2), (size - M) // 2 + M)
+        weight[inner, inner] = 1
+    positions = np.moveaxis(places[:, 0], -1, 1)
+    canvas = Canvas(positions, size, weight)
+    order = np.lexsort((positions[:, 0, 0], np.round(positions[:, 0, 1])))
+    for start in range(0, len(order), 64):
+        part = order[start : start + 64]
+        canvas.add(torch.from_numpy(np.moveaxis(objects[part], -1, 1).astype(np.complex64)), positions[part])
+    obj, _ = canvas.finish()
+    wanted = offsets.canvas if isinstance(offsets, OnCanvas) else None
+    if wanted is not None:
+        obj = _placed(obj, canvas.origin_xy, wanted)
+    return obj[..., None]
+
+
+def _placed(
+    obj: NDArray[np.complex64], origin: NDArray[np.float64], shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """The object on a canvas whose pixel [0, 0] lies at (0, 0); what lies outside is cut off."""
+    out = np.zeros(shape, np.complex64)
+    x, y = (int(v) for v in origin)
+    rows = slice(max(0, y), min(shape[0], y + obj.shape[0]))
+    columns = slice(max(0, x), min(shape[1], x + obj.shape[1]))
+    out[rows, columns] = obj[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+    return out

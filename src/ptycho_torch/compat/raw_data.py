@@ -1,0 +1,162 @@
+"""``RawData``: a scan under the older program's names, and its groups as channels-last arrays. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.errors import ScanError
+from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.scan import Scan, check_content, group_neighbours, group_offsets, open_scan
+from ptycho_torch.scan.npz import all_whole, measurement_of, probe_modes
+from ptycho_torch.scan.scan import ScanSource, counts_are_integer
+
+__all__ = ["OnCanvas", "RawData"]
+
+
+class OnCanvas(np.ndarray):
+    """An array of positions that remembers the canvas they lie on: ``canvas`` = (H, W), or None."""
+
+    canvas: tuple[int, int] | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.canvas = getattr(source, "canvas", None)
+
+
+class RawData:
+    """One measurement as the older program names its parts; ``scan`` is the same as a :class:`Scan`.
+
+    ``xcoords``, ``ycoords`` (M,) pixels; ``diff3d`` (M, N, N) float32 amplitudes; ``probeGuess`` (N, N) or
+    (modes, N, N); ``scan_index`` (M,); ``objectGuess`` (H, W) or None.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+
+    @classmethod
+    def from_coords_without_pc(
+        cls,
+        xcoords: Any,
+        ycoords: Any,
+        diff3d: Any,
+        probeGuess: Any = None,
+        scan_index: Any = None,
+        objectGuess: Any = None,
+    ) -> RawData:
+        """A scan from arrays. Frames of whole numbers are taken as counts, others as amplitudes.
+
+        ``xcoords``, ``ycoords``: (M,) pixels of the object, (0, 0) its first; ``diff3d``: (M, N, N);
+        ``probeGuess``: (N, N) or (modes, N, N). Raises :class:`~ptycho_torch.errors.ScanError` naming the
+        array that does not fit.
+        """
+        frames = np.asarray(diff3d)
+        if frames.ndim != 3 or frames.dtype.kind not in "iufb":
+            raise ScanError(f"diff3d: expected real numbers (M, N, N), found {frames.dtype} {frames.shape}")
+        kind, why = measurement_of(frames.dtype, all_whole(frames), "diff3d")
+        x, y = (np.asarray(v, dtype=np.float64).reshape(-1) for v in (xcoords, ycoords))
+        if len(x) != len(y):
+            raise ScanError(f"ycoords: expected {len(x)} values, as many as xcoords, found {len(y)}")
+        amplitudes = frames.astype(np.float32)
+        guess = None if objectGuess is None else np.asarray(objectGuess).astype(np.complex64)
+        scan = Scan(
+            amplitudes,
+            np.stack([x, y], -1),
+            None
+            if probeGuess is None
+            else probe_modes("arrays", "probeGuess", np.asarray(probeGuess), frames.shape[-1]),
+            guess,
+            scan_index=None if scan_index is None else np.asarray(scan_index).astype(np.int64),
+            source=ScanSource("arrays", "arrays", "", kind, why),
+        )
+        check_content(scan, {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"})
+        known = kind == "counts" or counts_are_integer(amplitudes)
+        if kind == "counts":
+            np.sqrt(amplitudes, out=amplitudes)
+        return cls(
+            Scan(
+                amplitudes,
+                scan.positions,
+                scan.probe,
+                guess,
+                scan_index=scan.scan_index,
+                source=scan.source,
+                counts_known=known,
+            )
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> RawData:
+        """A scan from any file that ``open_scan`` reads."""
+        return cls(open_scan(path, require_probe=False))
+
+    @property
+    def xcoords(self) -> NDArray[np.float64]:
+        return self.scan.positions[:, 0]
+
+    @property
+    def ycoords(self) -> NDArray[np.float64]:
+        return self.scan.positions[:, 1]
+
+    @property
+    def diff3d(self) -> Any:
+        return self.scan.frames
+
+    @property
+    def probeGuess(self) -> NDArray[np.complex64] | None:
+        probe = self.scan.probe
+        return probe[0] if probe is not None and len(probe) == 1 else probe
+
+    @property
+    def scan_index(self) -> NDArray[np.int64]:
+        index = self.scan.scan_index
+        return np.zeros(self.scan.n_frames, np.int64) if index is None else index
+
+    @property
+    def objectGuess(self) -> NDArray[np.complex64] | None:
+        return self.scan.object_guess
+
+    def generate_grouped_data(
+        self, N: int, K: int = 7, nsamples: int = 1, gridsize: int = 1, seed: int = 0, **_: Any
+    ) -> dict[str, Any]:
+        """Groups of ``gridsize**2`` frames out of each other's ``K`` nearest, channels last.
+
+        ``nsamples``: groups in all; 1, the older program's default, means one group for every frame, since
+        an image of one patch is nobody's wish. Where K nearest are too few for a group, as many as it
+        takes are used. Keys: ``diffraction`` (B, N, N, C) amplitudes, ``X_full`` the same normalised to mean
+        power (N/2)^2, ``coords_offsets`` (B, 1, 2, 1) group means, ``coords_relative`` (B, 1, 2, C) mean minus
+        member, ``coords_nn`` (B, 1, 2, C) members, ``coords_start_*`` the same as first read,
+        ``nn_indices`` (B, C), ``objectGuess``, ``Y`` None. (x, y) pixels.
+        """
+        scan = self.scan
+        if scan.N != N:
+            raise ScanError(f"N: expected {scan.N}, the size of the frames, found {N}")
+        members = gridsize**2
+        groups = group_neighbours(
+            scan.positions,
+            gridsize,
+            neighbor_count=min(max(K, members - 1), max(scan.n_frames - 1, 1)),
+            n_groups=None if nsamples == 1 else nsamples,
+            seed=seed,
+            scan_index=scan.scan_index,
+        )
+        frames = np.moveaxis(np.asarray(scan.frames[groups.reshape(-1)]).reshape(*groups.shape, N, N), 1, -1)
+        start = scan.positions if scan.positions_start is None else scan.positions_start
+        canvas = None if scan.object_guess is None else scan.object_guess.shape
+        out: dict[str, Any] = {
+            "diffraction": frames,
+            "X_full": frames * np.float32(amplitude_normalisation(scan.frames)),
+            "Y": None,
+            "nn_indices": groups,
+            "objectGuess": scan.object_guess,
+        }
+        for name, places in (("coords", scan.positions), ("coords_start", start)):
+            offsets, centres = group_offsets(places, groups)
+            held = centres[:, None, :, None].view(OnCanvas)
+            held.canvas = canvas
+            out[f"{name}_offsets"] = held
+            out[f"{name}_relative"] = -np.moveaxis(offsets, 1, -1)[:, None].astype(np.float64)
+            out[f"{name}_nn"] = np.moveaxis(places[groups], 1, -1)[:, None]
+        return out

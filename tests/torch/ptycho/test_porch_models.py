@@ -1,0 +1,131 @@
+"""The way that ptychodus goes: train, save, load elsewhere, predict, stitch, in the right place."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import correlation, small_config, small_scan
+
+import ptycho.loader
+import ptycho.params
+import ptycho.workflows.components as components
+from ptycho.raw_data import RawData
+from ptycho_torch import legacy
+from ptycho_torch.errors import DataError, OutputError
+from ptycho_torch.inference.result import Reconstruction
+
+SCAN = small_scan(step=4.0)
+
+
+@pytest.fixture(autouse=True)
+def own_cfg() -> None:
+    before = dict(legacy.cfg)
+    legacy.cfg.clear()
+    yield
+    legacy.cfg.clear()
+    legacy.cfg.update(before)
+
+
+def raw() -> RawData:
+    return RawData.from_coords_without_pc(
+        SCAN.positions[:, 0], SCAN.positions[:, 1], SCAN.frames, SCAN.probe[0],
+        np.zeros(SCAN.n_frames, int), SCAN.object_guess,
+    )  # fmt: skip
+
+
+def trained(tmp_path: Path, gridsize: int) -> Reconstruction:
+    config = small_config(gridsize=gridsize, nepochs=4, learning_rate=3e-3)
+    amplitude, phase, results = components.run_cdi_example(raw(), raw(), config)
+    assert amplitude.shape == phase.shape == results["reconstruction"].object.shape
+    assert len(results["history"]["loss"]) == 4
+    ptycho.model_manager.save(tmp_path / "out")
+    components.save_outputs(amplitude, phase, results, str(tmp_path / "out"))
+    return results["reconstruction"]
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_the_whole_way(tmp_path: Path, gridsize: int) -> None:
+    rec = trained(tmp_path, gridsize)
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "wts.h5.zip", "reconstructed_amplitude.png", "reconstructed_phase.png",
+    }  # fmt: skip
+    scale = ptycho.params.get("intensity_scale")
+    legacy.cfg.clear()
+
+    model, params = components.load_inference_bundle(out)
+    assert ptycho.params.get("intensity_scale") == pytest.approx(scale) == params["intensity_scale"]
+    data = raw().generate_grouped_data(32, K=7, nsamples=1, gridsize=gridsize)
+    container = ptycho.loader.load(lambda: data, SCAN.probe, which=None, create_split=False)
+    patches = model.predict([container.X * scale, container.local_offsets])
+    assert patches.shape == (SCAN.n_frames, 32, 32, 1)
+    assert patches.dtype == np.complex64
+    image = np.squeeze(ptycho.tf_helper.reassemble_position(patches, container.global_offsets, M=20))
+    # On the object guess's own canvas, pixel on pixel, and the image that `reconstruct` makes.
+    assert image.shape == SCAN.object_guess.shape
+    inner = (slice(16, -16), slice(16, -16))
+    left, top = (int(v) for v in rec.origin_xy)
+    direct = np.zeros_like(image)
+    direct[top : top + rec.object.shape[0], left : left + rec.object.shape[1]] = rec.object
+    assert correlation(image[inner], direct[inner]) > (0.9999 if gridsize == 1 else 0.99)
+    here = correlation(image[inner], SCAN.object_guess[inner])
+    assert here > 0.9
+    for axis in (0, 1):
+        for step in (-1, 1):
+            assert correlation(np.roll(image, step, axis)[inner], SCAN.object_guess[inner]) < here
+
+
+def test_every_form_of_a_bundle_is_taken(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    out = tmp_path / "out"
+    with zipfile.ZipFile(out / "wts.h5.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    seen = []
+    for form in (out, out / "wts.h5.zip", tmp_path / "unpacked"):
+        model, _ = components.load_inference_bundle(form)
+        seen.append(model.predict([np.ones((2, 32, 32, 1), np.float32), np.zeros((2, 1, 2, 1))]))
+    assert all(np.array_equal(seen[0], other) for other in seen[1:])
+    # What was loaded can be saved again.
+    ptycho.model_manager.save(tmp_path / "again")
+    model, _ = components.load_inference_bundle(tmp_path / "again")
+    again = model.predict([np.ones((2, 32, 32, 1), np.float32), np.zeros((2, 1, 2, 1))])
+    assert np.array_equal(seen[0], again)
+
+
+def test_nothing_to_save(tmp_path: Path) -> None:
+    ptycho.model_manager._last.clear()
+    with pytest.raises(OutputError, match="no model"):
+        ptycho.model_manager.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_test_scan_there_is_no_picture(tmp_path: Path) -> None:
+    amplitude, phase, results = components.run_cdi_example(raw(), None, small_config())
+    assert amplitude is None
+    assert phase is None
+    components.save_outputs(amplitude, phase, results, tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_plain_arrays_are_stitched_by_their_middle() -> None:
+    obj = SCAN.object_guess
+    rows = [np.round(p).astype(int) - 16 for p in SCAN.positions]
+    patches = np.stack([obj[y : y + 32, x : x + 32] for x, y in rows])[..., None]
+    places = np.round(SCAN.positions)[:, None, :, None]
+    image = ptycho.tf_helper.reassemble_position(patches, places, M=20)[..., 0]
+    known = image != 0
+    y, x = (int(v.min()) for v in np.nonzero(known))
+    part = image[y : y + 20, x : x + 20]
+    left, top = (places[:, 0, :, 0].min(0) - 10).astype(int)
+    assert np.allclose(part, obj[top : top + 20, left : left + 20], atol=1e-5)
+    with pytest.raises(DataError, match="offsets"):
+        ptycho.tf_helper.reassemble_position(patches, places[1:])
+
+
+def test_the_tensorflow_backend_says_what_to_install() -> None:
+    with pytest.raises(ValueError, match="TensorFlow program"):
+        components.run_cdi_example(raw(), None, dataclasses.replace(small_config(), backend="tensorflow"))
