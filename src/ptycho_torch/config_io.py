@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 from collections.abc import Mapping
@@ -30,9 +31,15 @@ __all__ = [
 T = TypeVar("T")
 
 
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Types of a dataclass's fields; evaluating annotations takes longer than everything else here."""
+    return get_type_hints(cls)
+
+
 def config_fields(cls: type[Any], prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """Every leaf field as ``{dotted name: (type, field)}``, nested dataclasses opened."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
     for item in dataclasses.fields(cls):
         kind = hints[item.name]
@@ -127,7 +134,7 @@ def validate(config: Any, where: str = "") -> None:
     Paths given as text and whole numbers given for floats are converted in place. Raises
     :class:`ConfigError` naming the first field that does not fit.
     """
-    hints = get_type_hints(type(config))
+    hints = _hints(type(config))
     for item in dataclasses.fields(config):
         value, kind = getattr(config, item.name), hints[item.name]
         if dataclasses.is_dataclass(kind):

@@ -79,7 +79,9 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 def _pairs(convs: nn.ModuleList, x: Tensor, after: Callable[[Tensor], Tensor]) -> Tensor:
     for first, second in zip(convs[::2], convs[1::2], strict=True):
-        x = after(F.relu(second(F.relu(first(x)))))
+        # Of one channel, both layouts look alike to torch, and it would go on with the slower one.
+        x = F.relu(first(x)).contiguous(memory_format=torch.channels_last)
+        x = after(F.relu(second(x)))
     return x
 
 
