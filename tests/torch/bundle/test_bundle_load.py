@@ -73,14 +73,48 @@ def test_outputs_after_loading_are_bit_identical(tmp_path: Path, options: dict[s
         assert params["probe"].dtype == np.complex64
 
 
-@pytest.mark.parametrize("gridsize", [1, 2])
-@pytest.mark.parametrize("big", [True, False])
-def test_the_cnn_after_loading_is_bit_identical(tmp_path: Path, gridsize: int, big: bool) -> None:
-    config, models = small_pair(architecture="cnn", N=64, gridsize=gridsize, probe_big=big)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.fixed_dictionaries(
+        {
+            "N": st.sampled_from([64, 64, 128, 256]),
+            "gridsize": st.integers(1, 2),
+            "amp_activation": st.sampled_from(["sigmoid", "swish", "softplus", "relu"]),
+            "object_big": st.booleans(),
+            "probe_big": st.booleans(),
+            "pad_object": st.booleans(),
+            "probe_mask": st.booleans(),
+            "gaussian_smoothing_sigma": st.sampled_from([0.0, 0.7]),
+            "model_type": st.sampled_from(["pinn", "supervised"]),
+            "scale": st.floats(1e-3, 1e4),
+        }
+    )
+)
+def test_the_cnn_after_loading_is_bit_identical(tmp_path: Path, options: dict[str, Any]) -> None:
+    config, models = small_pair(architecture="cnn", **options)
     save_torch_bundle(models, tmp_path / "x", config, self_test=False)
-    loaded, _ = load_torch_bundle(tmp_path / "x")
-    expected = outputs(models["diffraction_to_obj"].eval())
-    assert torch.equal(outputs(loaded)[0], expected[0])
+    for name, module in models.items():
+        loaded, params = load_torch_bundle(tmp_path / "x", name)
+        for a, b in zip(outputs(loaded), outputs(module.eval()), strict=True):
+            assert torch.equal(a, b)
+        assert params["amp_activation"] == options["amp_activation"]
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("gridsize", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_size_and_type_of_the_default_generator(
+    tmp_path: Path, size: int, gridsize: int, dtype: torch.dtype
+) -> None:
+    config, models = small_pair(N=size, gridsize=gridsize)
+    save_torch_bundle(models, tmp_path / "x", config, self_test=False)
+    loaded, _ = load_torch_bundle(tmp_path / "x", dtype=dtype)
+    again, _ = load_torch_bundle(tmp_path / "x", dtype=dtype)
+    inputs = [v.to(dtype) for v in sample(models["diffraction_to_obj"])]
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs), again(*inputs))
+    if dtype == torch.float32:
+        assert torch.equal(outputs(loaded)[0], outputs(models["diffraction_to_obj"].eval())[0])
 
 
 def test_every_form_of_base_path(bundle: Path, tmp_path: Path) -> None:
