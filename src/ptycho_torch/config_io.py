@@ -39,7 +39,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 def config_fields(cls: type[Any], prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """Every leaf field as ``{dotted name: (type, field)}``, nested dataclasses opened."""
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
     for item in dataclasses.fields(cls):
         kind = hints[item.name]
@@ -134,7 +134,7 @@ def validate(config: Any, where: str = "") -> None:
     Paths given as text and whole numbers given for floats are converted in place. Raises
     :class:`ConfigError` naming the first field that does not fit.
     """
-    hints = _hints(type(config))
+    hints = _hints(type(config))  # type: ignore[arg-type]
     for item in dataclasses.fields(config):
         value, kind = getattr(config, item.name), hints[item.name]
         if dataclasses.is_dataclass(kind):

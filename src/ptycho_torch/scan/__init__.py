@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Importing a format's module registers it; a new format is a new file and a line here.
 from ptycho_torch.scan import npz as _npz
+from ptycho_torch.scan import ptychodus as _ptychodus
 from ptycho_torch.scan.grouping import group_neighbours, group_offsets, training_groups
 from ptycho_torch.scan.npz import read_probe
 from ptycho_torch.scan.registry import format_names, open_scan, register_format, write_scan

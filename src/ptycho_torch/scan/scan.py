@@ -119,7 +119,8 @@ class Scan:
             raise ScanError(self._say("selection", f"frames from 0 to {self.n_frames - 1}", found))
         return replace(
             self,
-            frames=self.frames[index],
+            # Frames that lie in a file stay there.
+            frames=self.frames.select(index) if hasattr(self.frames, "select") else self.frames[index],
             positions=self.positions[index],
             positions_start=None if self.positions_start is None else self.positions_start[index],
             scan_index=None if self.scan_index is None else self.scan_index[index],

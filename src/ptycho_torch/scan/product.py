@@ -1,0 +1,215 @@
+"""The product file of ptychodus: positions, probe, object and where they lie, in metres.
+
+Attribute and dataset names are those of ptychodus 1.7 (``ptychodus.api.io``); ``probe_energy_eV``, the older name of
+the photon energy, is read, too. A position in object pixels is ``x_px = (x_m - centre) / pixel + width / 2``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
+from ptycho_torch.files import atomic_path
+from ptycho_torch.scan.hdf5 import opened, read_array
+
+__all__ = ["Product", "read_product", "write_product"]
+
+_ENERGY: Final = ("photon_energy_eV", "probe_energy_eV")
+_NUMBERS: Final = (
+    "detector_object_distance_m", "photon_energy_eV", "probe_photon_count", "exposure_time_s",
+    "mass_attenuation_m2_per_kg", "tomography_angle_deg", "focus_object_distance_m", "tilt_angle_deg",
+)  # fmt: skip
+_NEEDED: Final = ("detector_object_distance_m", "photon_energy_eV")
+
+
+@dataclass
+class Product:
+    """Everything in a product file.
+
+    ``positions_m``: (M, 2) = (x, y) metres; ``indexes``: (M,) the frame of each; ``probe``: (OPR modes, modes, N, N)
+    complex; ``opr_weights``: (M, OPR modes) or None; ``object``: (layers, H, W) complex; ``pixel_m``: (width, height) of
+    an object pixel; ``centre_m``: (x, y) of the object array's centre; ``layer_spacing_m``; ``losses``: (K, 2) epoch and value;
+    ``photon_counts``: (M,) or None; ``numbers``: further facts by ptychodus' names; ``far_field``, ``polarization``.
+    """
+
+    positions_m: NDArray[np.float64]
+    indexes: NDArray[np.int64]
+    probe: NDArray[np.complex64]
+    object: NDArray[np.complex64]
+    pixel_m: tuple[float, float]
+    centre_m: tuple[float, float] = (0.0, 0.0)
+    probe_pixel_m: tuple[float, float] | None = None
+    opr_weights: NDArray[np.float64] | None = None
+    layer_spacing_m: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    photon_counts: NDArray[np.float64] | None = None
+    name: str = "Unnamed"
+    comments: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+    far_field: bool = True
+    polarization: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.object.ndim != 3 or self.probe.ndim != 4:
+            raise DataError(
+                f"product: expected object (layers, H, W) and probe (OPR, modes, N, N), found {self.object.shape} and {self.probe.shape}"
+            )
+        if self.positions_m.shape != (len(self.indexes), 2):
+            raise DataError(
+                f"product: expected positions ({len(self.indexes)}, 2), found {self.positions_m.shape}"
+            )
+        if not all(np.isfinite(v) and v > 0 for v in self.pixel_m):
+            raise DataError(f"product: pixel size: expected positive metres, found {self.pixel_m}")
+
+    @property
+    def positions_px(self) -> NDArray[np.float64]:
+        """(M, 2) = (x, y) in object pixels, (0, 0) at the array's first pixel."""
+        height, width = self.object.shape[-2:]
+        return (self.positions_m - self.centre_m) / self.pixel_m + np.array([width, height]) / 2
+
+    def with_object(
+        self,
+        obj: NDArray[np.complexfloating],
+        origin_xy: Any,
+        probe: NDArray[np.complexfloating] | None = None,
+    ) -> Product:
+        """The product with another object, whose pixel [0, 0] lies at ``origin_xy`` in this one's object pixels.
+
+        ``obj``: (H, W) or (layers, H, W); ``probe``: (modes, N, N), in place of the old one.
+        """
+        layers = obj[None] if obj.ndim == 2 else obj
+        old = np.array(self.object.shape[:-3:-1])
+        new = np.array(layers.shape[:-3:-1])
+        centre = np.asarray(self.centre_m) + (np.asarray(origin_xy) + new / 2 - old / 2) * self.pixel_m
+        return dataclasses.replace(
+            self,
+            object=layers.astype(np.complex64),
+            centre_m=(float(centre[0]), float(centre[1])),
+            probe=self.probe if probe is None else probe[None].astype(np.complex64),
+            opr_weights=self.opr_weights if probe is None else None,
+            layer_spacing_m=self.layer_spacing_m if len(layers) > 1 else np.zeros(0),
+        )
+
+
+def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -> float:
+    for name in names:
+        if name in attrs:
+            try:
+                return float(attrs[name])
+            except (TypeError, ValueError):
+                raise ScanError(f"{path}: {name}: expected a number, found {attrs[name]!r}") from None
+    if default is None:
+        raise ScanError(f"{path}: {names[0]}: expected this attribute, found none")
+    return default
+
+
+def _pixel(dataset: Any, path: Path, default: tuple[float, float] | None = None) -> tuple[float, float]:
+    w, h = default or (None, None)
+    width = _number(dataset.attrs, path, "pixel_width_m", default=w)
+    return width, _number(dataset.attrs, path, "pixel_height_m", default=h)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def read_product(path: str | Path) -> Product:
+    """Reads a product file. Raises :class:`~ptycho_torch.errors.ScanError` naming file and member.
+
+    A 2-D object is one layer; a probe (N, N) or (modes, N, N) gets the missing axes in front.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScanNotFoundError(f"{path}: expected a product file, found nothing there")
+    with opened(path) as file:
+        obj = read_array(file, path, "object")
+        obj = obj[None] if obj.ndim == 2 else obj
+        probe = read_array(file, path, "probe")
+        while 2 <= probe.ndim < 4:
+            probe = probe[None]
+        x, y, indexes = (
+            read_array(file, path, f"probe_position_{n}", 1, "iuf") for n in ("x_m", "y_m", "indexes")
+        )
+        if not len(x) == len(y) == len(indexes):
+            raise ScanError(
+                f"{path}: probe_position_y_m: expected {len(indexes)} values, as many as indexes, found {len(x)} and {len(y)}"
+            )
+        attrs, pixel = file.attrs, _pixel(file["object"], path)
+        numbers = {
+            name: _number(
+                attrs,
+                path,
+                *(_ENERGY if name == "photon_energy_eV" else (name,)),
+                default=None if name in _NEEDED else 0.0,
+            )
+            for name in _NUMBERS
+        }
+        losses = np.zeros((0, 2))
+        if "loss_epochs" in file and "loss_values" in file:
+            parts = [read_array(file, path, f"loss_{n}", 1) for n in ("epochs", "values")]
+            losses = np.stack(parts, -1).astype(np.float64)
+
+        def maybe(key: str) -> NDArray[np.float64] | None:
+            return read_array(file, path, key).astype(np.float64) if key in file else None
+
+        spacing = maybe("object_layer_spacing_m")
+        try:
+            return Product(
+                np.stack([x, y], -1).astype(np.float64),
+                indexes.astype(np.int64),
+                probe.astype(np.complex64),
+                obj.astype(np.complex64),
+                pixel,
+                tuple(_number(file["object"].attrs, path, f"center_{a}_m") for a in "xy"),  # type: ignore[arg-type]
+                _pixel(file["probe"], path, pixel),
+                maybe("opr_weights"),
+                np.zeros(0) if spacing is None else spacing,
+                losses,
+                maybe("probe_photon_counts"),
+                _text(attrs.get("name", "Unnamed")),
+                _text(attrs.get("comments", "")),
+                numbers,
+                bool(attrs.get("far_field", True)),
+                _text(attrs["polarization"]) if "polarization" in attrs else None,
+            )
+        except DataError as error:
+            raise ScanError(f"{path}: {error}") from error
+
+
+def write_product(product: Product, path: str | Path) -> None:
+    """Writes a product file that ptychodus opens, whole or not at all.
+
+    Raises :class:`~ptycho_torch.errors.OutputError` where it cannot be written.
+    """
+    with atomic_path(path) as part, h5py.File(part, "w") as file:
+        file.attrs["name"], file.attrs["comments"] = product.name, product.comments
+        for name in _NUMBERS:
+            file.attrs[name] = float(product.numbers.get(name, 0.0))
+        file.attrs["far_field"] = product.far_field
+        if product.polarization is not None:
+            file.attrs["polarization"] = product.polarization
+        file["probe_position_indexes"] = product.indexes
+        file["probe_position_x_m"], file["probe_position_y_m"] = product.positions_m.T
+        for key, value in (
+            ("probe_photon_counts", product.photon_counts),
+            ("opr_weights", product.opr_weights),
+        ):
+            if value is not None:
+                file[key] = value
+        for key, array, pixel in (
+            ("probe", product.probe, product.probe_pixel_m or product.pixel_m),
+            ("object", product.object, product.pixel_m),
+        ):
+            file[key] = array
+            file[key].attrs["pixel_width_m"], file[key].attrs["pixel_height_m"] = pixel
+        file["object"].attrs["center_x_m"], file["object"].attrs["center_y_m"] = product.centre_m
+        file["object_layer_spacing_m"] = product.layer_spacing_m
+        file["loss_epochs"] = product.losses[:, 0].astype(np.int64)
+        file["loss_values"] = product.losses[:, 1]
