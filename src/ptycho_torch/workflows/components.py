@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ def run_cdi_example_torch(
     config: TrainingConfig,
     do_stitching: bool = False,
     execution_config: ExecutionConfig | None = None,
+    inference_batch_size: int | None = None,
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, dict[str, Any]]:
     """Trains, and with ``do_stitching`` reconstructs the test scan: ``(amplitude, phase, results)``.
 
@@ -65,7 +65,9 @@ def run_cdi_example_torch(
         return None, None, results
     scan = results["test_container"] or results["train_container"]
     inference = InferenceConfig(
-        model=dataclasses.replace(config.model), neighbor_count=config.neighbor_count, seed=config.seed
+        neighbor_count=config.neighbor_count,
+        seed=config.seed,
+        batch_size=inference_batch_size or InferenceConfig().batch_size,
     )
     done = reconstruct_to(
         Path(config.output_dir) / "inference", results["bundle"], scan, inference, execution_config
