@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptycho_torch.errors import ScanError, ScanNotFoundError
 from ptycho_torch.scan import open_scan
 from ptycho_torch.scan.hdf5 import H5Frames
-from ptycho_torch.scan.product import Product, read_product, write_product
+from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product, write_product
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 
 OBJECT = make_object("grf", 72, 0)
@@ -151,7 +151,7 @@ def test_frames_and_positions_are_matched_by_index(tmp_path: Path) -> None:
 def test_training_files_are_scans(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "t.h5", "w") as file:
         file["patterns"] = np.rint(SCAN.frames**2).astype(np.uint16)
-        file["probe_position_x_px"], file["probe_position_y_px"] = SCAN.positions.T
+        file["probe_position_x_px"], file["probe_position_y_px"] = SCAN.positions.T - HALF_PIXEL
         file["probe"], file["object"] = SCAN.probe, OBJECT
         file["bad_pixels"] = np.zeros((32, 32), bool)
     scan = open_scan(tmp_path / "t.h5")

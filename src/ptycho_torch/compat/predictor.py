@@ -14,6 +14,7 @@ from ptycho_torch.errors import DataError
 from ptycho_torch.inference.layout import from_channels_last, to_channels_last
 from ptycho_torch.inference.stitching import Canvas
 from ptycho_torch.physics.patches import crop, merge, region_size
+from ptycho_torch.scan.product import HALF_PIXEL
 
 __all__ = ["Patches", "Predictor", "reassemble_position"]
 
@@ -78,6 +79,9 @@ def reassemble_position(patches: Any, offsets: Any, M: int = 20) -> NDArray[np.c
     Patches of :meth:`Predictor.predict` are weighted by the illumination; others by their central
     ``M`` x ``M`` pixels. Positions that come with the canvas of an object guess give an object of that size, pixel
     on pixel; others the smallest that holds all patches. Pixels that nothing reached are 0.
+
+    On such a canvas a patch's middle, between its pixels N/2 - 1 and N/2, lies at its position: that is how
+    ptychodus (``ptychodus.api.object``, ``interpolate``) counts object pixels, half a pixel less than this package.
     """
     objects = np.asarray(patches)
     places = np.asarray(offsets, dtype=np.float64)
@@ -92,13 +96,15 @@ def reassemble_position(patches: Any, offsets: Any, M: int = 20) -> NDArray[np.c
         inner = slice(max(0, (size - M) // 2), (size - M) // 2 + M)
         weight[inner, inner] = 1
     positions = np.moveaxis(places[:, 0], -1, 1)
+    wanted = offsets.canvas if isinstance(offsets, OnCanvas) else None
+    if wanted is not None:
+        positions = positions + HALF_PIXEL
     canvas = Canvas(positions, size, weight)
     order = np.lexsort((positions[:, 0, 0], np.round(positions[:, 0, 1])))
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
         canvas.add(torch.from_numpy(np.moveaxis(objects[part], -1, 1).astype(np.complex64)), positions[part])
     obj, _ = canvas.finish()
-    wanted = offsets.canvas if isinstance(offsets, OnCanvas) else None
     if wanted is not None:
         obj = _placed(obj, canvas.origin_xy, wanted)
     return obj[..., None]

@@ -19,7 +19,12 @@ from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
 from ptycho_torch.scan.hdf5 import opened, read_array
 
-__all__ = ["Product", "read_product", "write_product"]
+__all__ = ["HALF_PIXEL", "Product", "read_product", "write_product"]
+
+HALF_PIXEL: Final = 0.5
+"""What is added to object pixels as ptychodus counts them. There a position is where the middle of a patch lies, between
+its pixels N/2 - 1 and N/2, and an array's centre is pixel (width - 1)/2; here it is where pixel N/2 lies. Positions in
+metres need no correction: the same patch covers the same pixels in both."""
 
 _ENERGY: Final = ("photon_energy_eV", "probe_energy_eV")
 _NUMBERS: Final = (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import ScanError
 from ptycho_torch.scan.hdf5 import H5Frames, has_members, opened, read_array
 from ptycho_torch.scan.npz import measurement_of, probe_modes, read_probe
-from ptycho_torch.scan.product import Product, read_product
+from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product
 from ptycho_torch.scan.registry import file_sha256, register_format
 from ptycho_torch.scan.scan import Scan, ScanSource, check_content, counts_are_integer
 
@@ -48,7 +48,7 @@ def read_training(
             )
         guess = read_array(file, path, "probe") if "probe" in file else None
         obj = read_array(file, path, "object") if "object" in file else None
-    positions = np.stack([x, y], -1).astype(np.float64)
+    positions = np.stack([x, y], -1).astype(np.float64) + HALF_PIXEL
     return _scan(
         path,
         np.arange(shape[0]),
