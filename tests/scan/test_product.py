@@ -78,9 +78,11 @@ def test_positions_are_where_the_object_is() -> None:
 )
 @settings(deadline=None)
 def test_another_canvas_lies_in_the_same_place(origin: tuple[int, int], shape: tuple[int, int]) -> None:
-    moved = product().with_object(np.ones(shape, np.complex64), origin)
+    geometry = product().geometry
+    moved = Product.of(np.ones(shape, np.complex64), origin, SCAN.positions, SCAN.probe, geometry)
     # A position is the same place: its pixel on the new canvas is the old one less the origin.
     assert np.allclose(moved.positions_px, SCAN.positions - origin, atol=1e-6)
+    assert np.allclose(moved.positions_m, product().positions_m, atol=1e-15)
 
 
 def test_older_files_are_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.training import FormatOption, MeasurementOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig
 from ptycho_torch.config_io import config_fields
+from ptycho_torch.errors import ConfigError
 
 __all__ = ["add_to"]
 
@@ -41,6 +42,19 @@ def reconstruct(
         int,
         typer.Option("--refine", min=0, help="Sweeps of iterative refinement over all frames afterwards."),
     ] = 0,
+    product: Annotated[
+        bool, typer.Option("--product", help="Also write product.h5, which ptychodus opens.")
+    ] = False,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option("--pixel-size", min=0, help="Object pixel, metres, where SCAN does not say it."),
+    ] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", min=0, help="Photon energy, eV; with --pixel-size.")
+    ] = None,
+    distance: Annotated[
+        float | None, typer.Option("--distance", min=0, help="Object to detector, m; with --pixel-size.")
+    ] = None,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     json: JsonFlag = False,
@@ -63,8 +77,11 @@ def reconstruct(
     apply_flags(settings, flags)
     apply_flags(execution, flags)
 
-    from ptycho_torch.scan import open_scan
+    from ptycho_torch.scan import Geometry, open_scan
 
+    given = [v for v in (energy, distance, pixel_size) if v]
+    if given and len(given) < 3:
+        raise ConfigError("--pixel-size, --energy, --distance: expected all three, found some")
     data_in = open_scan(scan, format=format, measurement=measurement, require_probe=False)
     from ptycho_torch.workflows.inference import reconstruct_to
 
@@ -76,6 +93,7 @@ def reconstruct(
             settings,
             execution,
             refine=refine,
+            product=Geometry(given[0], given[1], (given[2], given[2])) if product and given else product,
             on_groups=groups,
             on_sweep=lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}"),
         )

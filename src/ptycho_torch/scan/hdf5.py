@@ -66,10 +66,11 @@ def read_array(
 
 
 class H5Frames:
-    """Frames (M, N, N) float32 amplitudes of a dataset, read when indexed and never all at once.
+    """Frames (M, N, N) float32 amplitudes of one dataset or several, read when indexed and never all at once.
 
-    ``which``: (M,) row of the dataset for each frame; ``good``: (N, N) bool, other pixels are 0; ``counts``: the
-    dataset holds counts, and their square roots are given.
+    ``keys``: datasets (K, N, N), or (rows, columns, N, N) of a raster, that count as one after the other;
+    ``which``: (M,) place of each frame among all of theirs; ``good``: (N, N) bool, other pixels are 0;
+    ``counts``: they hold counts, and square roots are given.
     """
 
     dtype = np.dtype(np.float32)
@@ -78,13 +79,14 @@ class H5Frames:
     def __init__(
         self,
         path: Path,
-        key: str,
+        keys: str | tuple[str, ...],
         which: NDArray[np.int64],
         size: int,
         good: NDArray[np.bool_] | None = None,
         counts: bool = False,
     ) -> None:
-        self.path, self.key, self.which, self.good, self.counts = path, key, which, good, counts
+        self.path, self.which, self.good, self.counts = path, which, good, counts
+        self.keys = (keys,) if isinstance(keys, str) else keys
         self.shape = (len(which), size, size)
 
     def __len__(self) -> int:
@@ -98,25 +100,45 @@ class H5Frames:
 
     def select(self, index: Any) -> H5Frames:
         """The same frames in part, still in the file."""
-        return H5Frames(self.path, self.key, self.which[index], self.shape[-1], self.good, self.counts)
+        return H5Frames(self.path, self.keys, self.which[index], self.shape[-1], self.good, self.counts)
+
+    def as_counts(self) -> H5Frames:
+        """The same frames, taken as counts."""
+        return H5Frames(self.path, self.keys, self.which, self.shape[-1], self.good, True)
 
     def read(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows of the dataset, in any order and as often as asked for; HDF5 itself wants them rising."""
+        """Frames by their place, in any order and as often as asked for; HDF5 itself wants them rising."""
         unique, inverse = np.unique(which, return_inverse=True)
+        frames = np.empty((len(unique), *self.shape[1:]), np.float32)
         with opened(self.path) as file:
-            data = file[self.key]
-            # One stretch is much faster than a list of rows.
-            dense = len(unique) and unique[-1] - unique[0] + 1 <= 2 * len(unique)
-            rows = data[unique[0] : unique[-1] + 1][unique - unique[0]] if dense else data[unique]
-        frames = np.asarray(rows, dtype=np.float32)[inverse]
+            first = 0
+            for key in self.keys:
+                data = file[key]
+                count = int(np.prod(data.shape[:-2]))
+                mine = (unique >= first) & (unique < first + count)
+                if mine.any():
+                    frames[mine] = _rows(data, unique[mine] - first)
+                first += count
+        frames = frames[inverse]
         if self.good is not None:
             frames[:, ~self.good] = 0
         return np.sqrt(frames, out=frames) if self.counts else frames
 
     def all_whole(self, chunk: int = 64) -> bool:
         """Whether every value in the file is a whole number."""
-        raw = H5Frames(self.path, self.key, self.which, self.shape[-1], self.good)
+        raw = H5Frames(self.path, self.keys, self.which, self.shape[-1], self.good)
         return all(
             np.array_equal(part, np.rint(part))
             for part in (raw[i : i + chunk] for i in range(0, len(self), chunk))
         )
+
+
+def _rows(data: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Some frames of a dataset, ``rows`` rising; one stretch is much faster to read than a list."""
+    if data.ndim == 4:
+        lines = rows // data.shape[1]
+        block = data[lines[0] : lines[-1] + 1].reshape(-1, *data.shape[2:])
+        return np.asarray(block[rows - lines[0] * data.shape[1]])
+    if rows[-1] - rows[0] + 1 <= 2 * len(rows):
+        return np.asarray(data[rows[0] : rows[-1] + 1][rows - rows[0]])
+    return np.asarray(data[rows])

@@ -6,7 +6,6 @@ the photon energy, is read, too. A position in object pixels is ``x_px = (x_m - 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
 from ptycho_torch.scan.hdf5 import opened, read_array
+from ptycho_torch.scan.scan import Geometry
 
 __all__ = ["HALF_PIXEL", "Product", "read_product", "write_product"]
 
@@ -79,27 +79,46 @@ class Product:
         height, width = self.object.shape[-2:]
         return (self.positions_m - self.centre_m) / self.pixel_m + np.array([width, height]) / 2
 
-    def with_object(
-        self,
+    @property
+    def geometry(self) -> Geometry:
+        """Metres of object pixels, (0, 0) at the array's first pixel."""
+        height, width = self.object.shape[-2:]
+        origin = np.asarray(self.centre_m) - np.array([width, height]) / 2 * self.pixel_m
+        return Geometry(
+            self.numbers.get("photon_energy_eV", 0.0),
+            self.numbers.get("detector_object_distance_m", 0.0),
+            self.pixel_m,
+            (float(origin[0]), float(origin[1])),
+        )
+
+    @classmethod
+    def of(
+        cls,
         obj: NDArray[np.complexfloating],
         origin_xy: Any,
-        probe: NDArray[np.complexfloating] | None = None,
+        positions: NDArray[np.floating],
+        probe: NDArray[np.complexfloating],
+        geometry: Geometry,
+        name: str = "ptychopinn",
+        comments: str = "",
     ) -> Product:
-        """The product with another object, whose pixel [0, 0] lies at ``origin_xy`` in this one's object pixels.
-
-        ``obj``: (H, W) or (layers, H, W); ``probe``: (modes, N, N), in place of the old one.
-        """
-        layers = obj[None] if obj.ndim == 2 else obj
-        old = np.array(self.object.shape[:-3:-1])
-        new = np.array(layers.shape[:-3:-1])
-        centre = np.asarray(self.centre_m) + (np.asarray(origin_xy) + new / 2 - old / 2) * self.pixel_m
-        return dataclasses.replace(
-            self,
-            object=layers.astype(np.complex64),
+        """An object (H, W) whose pixel [0, 0] lies at ``origin_xy``, with positions (M, 2) in the same pixels."""
+        size = np.array(obj.shape[::-1])
+        centre = geometry.metres(np.asarray(origin_xy) + size / 2)
+        return cls(
+            positions_m=geometry.metres(positions),
+            indexes=np.arange(len(positions)),
+            probe=probe[None].astype(np.complex64),
+            object=obj[None].astype(np.complex64),
+            pixel_m=geometry.pixel_m,
             centre_m=(float(centre[0]), float(centre[1])),
-            probe=self.probe if probe is None else probe[None].astype(np.complex64),
-            opr_weights=self.opr_weights if probe is None else None,
-            layer_spacing_m=self.layer_spacing_m if len(layers) > 1 else np.zeros(0),
+            name=name,
+            comments=comments,
+            numbers={
+                "photon_energy_eV": geometry.energy_ev,
+                "detector_object_distance_m": geometry.distance_m,
+                "probe_photon_count": float(np.sum(np.abs(probe) ** 2)),
+            },
         )
 
 

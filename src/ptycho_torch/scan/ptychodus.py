@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
-from ptycho_torch.scan.hdf5 import H5Frames, has_members, opened, read_array
-from ptycho_torch.scan.npz import measurement_of, probe_modes, read_probe
+from ptycho_torch.scan.build import build_scan
+from ptycho_torch.scan.hdf5 import has_members, opened, read_array
 from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product
-from ptycho_torch.scan.registry import file_sha256, register_format
-from ptycho_torch.scan.scan import Scan, ScanSource, check_content, counts_are_integer
+from ptycho_torch.scan.registry import register_format
+from ptycho_torch.scan.scan import Scan
 
 __all__ = ["PRODUCT_NAME", "product_beside"]
 
@@ -48,18 +48,12 @@ def read_training(
             )
         guess = read_array(file, path, "probe") if "probe" in file else None
         obj = read_array(file, path, "object") if "object" in file else None
+        bad = _bad_pixels(file, path)
     positions = np.stack([x, y], -1).astype(np.float64) + HALF_PIXEL
-    return _scan(
-        path,
-        np.arange(shape[0]),
-        positions,
-        guess,
-        obj,
-        measurement,
-        probe,
-        require_probe,
-        "ptychodus-training",
-    )
+    return build_scan(
+        path, "ptychodus-training", ("patterns",), np.arange(shape[0]), positions, guess, obj, bad,
+        measurement, probe, require_probe,
+    )  # fmt: skip
 
 
 @register_format("ptychodus", (".h5", ".hdf5"), lambda p, head: has_members(p, head, "patterns", "indexes"))
@@ -74,6 +68,7 @@ def read_diffraction(
     with opened(path) as file:
         shape = _frames_shape(file, path)
         indexes = read_array(file, path, "indexes", 1, "iu").astype(np.int64)
+        bad = _bad_pixels(file, path)
     if len(indexes) != shape[0]:
         raise ScanError(
             f"{path}: indexes: expected {shape[0]} values, one for each of patterns, found {len(indexes)}"
@@ -85,8 +80,9 @@ def read_diffraction(
         logger.info("%s: %d of %d frames have a position", path, len(common), len(indexes))
     guess = product.probe[0] if product.probe.size and np.any(product.probe) else None
     obj = product.object[0] if product.object.size else None
-    return _scan(
-        path, rows.astype(np.int64), product.positions_px[places], guess, obj, measurement, probe, require_probe, "ptychodus"
+    return build_scan(
+        path, "ptychodus", ("patterns",), rows.astype(np.int64), product.positions_px[places], guess, obj, bad,
+        measurement, probe, require_probe, product.geometry,
     )  # fmt: skip
 
 
@@ -98,41 +94,5 @@ def _frames_shape(file: Any, path: Path) -> tuple[int, int, int]:
     return shape  # type: ignore[return-value]
 
 
-def _scan(
-    path: Path,
-    which: NDArray[np.int64],
-    positions: NDArray[np.float64],
-    guess: NDArray[Any] | None,
-    obj: NDArray[Any] | None,
-    measurement: str,
-    probe: NDArray[Any] | Path | None,
-    require_probe: bool,
-    name: str,
-) -> Scan:
-    with opened(path) as file:
-        size, dtype = int(file["patterns"].shape[-1]), file["patterns"].dtype
-        bad = read_array(file, path, "bad_pixels", 2).astype(bool) if "bad_pixels" in file else None
-    if bad is not None and bad.shape != (size, size):
-        raise ScanError(f"{path}: bad_pixels: expected shape {(size, size)}, found {bad.shape}")
-    good = None if bad is None or not bad.any() else ~bad
-    if isinstance(probe, Path):
-        modes: NDArray[np.complex64] | None = read_probe(probe, size)
-    elif probe is not None or guess is not None:
-        modes = probe_modes(str(path), "probe", np.asarray(guess if probe is None else probe), size)
-    elif require_probe:
-        raise ScanError(f"{path}: probe: expected one, found none; give a probe of your own")
-    else:
-        modes = None
-    frames = H5Frames(path, "patterns", which, size, good)
-    whole = dtype.kind in "iub" or frames.all_whole()
-    kind, why = measurement, f"The caller said that patterns holds {measurement}."
-    if measurement == "auto":
-        kind, why = measurement_of(dtype, whole, "patterns")
-    guess_object = None if obj is None or not np.any(obj) else obj.astype(np.complex64)
-    source = ScanSource(str(path), name, file_sha256(path), kind, why)
-    scan = Scan(frames, positions, modes, guess_object, good_pixels=good, source=source)
-    check_content(scan, {"frames": "patterns"})
-    frames = H5Frames(path, "patterns", which, size, good, counts=kind == "counts")
-    known = whole if kind == "counts" else counts_are_integer(frames)
-    logger.info("%s: %d frames of %dx%d; %s", path, len(which), size, size, why)
-    return Scan(frames, positions, modes, guess_object, None, None, good, source, counts_known=known)
+def _bad_pixels(file: Any, path: Path) -> NDArray[np.bool_] | None:
+    return read_array(file, path, "bad_pixels", 2).astype(bool) if "bad_pixels" in file else None

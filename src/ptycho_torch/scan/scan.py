@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
 
-__all__ = ["Scan", "ScanSource", "check_content", "counts_are_integer"]
+__all__ = ["Geometry", "Scan", "ScanSource", "check_content", "counts_are_integer"]
 
 _CHUNK = 64
 
@@ -33,6 +33,23 @@ class ScanSource:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """What turns object pixels into metres: ``metres = pixels * pixel_m + origin_m``, each (x, y).
+
+    ``energy_ev``: photon energy, eV; ``distance_m``: object to detector.
+    """
+
+    energy_ev: float
+    distance_m: float
+    pixel_m: tuple[float, float]
+    origin_m: tuple[float, float] = (0.0, 0.0)
+
+    def metres(self, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Positions (..., 2) = (x, y) in metres."""
+        return np.asarray(pixels, dtype=np.float64) * self.pixel_m + self.origin_m
+
+
+@dataclass(frozen=True)
 class Scan:
     """Frames with positions, the probe guess, and what else is known.
 
@@ -42,7 +59,7 @@ class Scan:
     complex64 or None. ``object_guess``: (H, W) complex64, pixel [0, 0] at (0, 0).
     ``positions_start``: (M, 2) as first read. ``scan_index``: (M,) int64, which run a frame is of.
     ``good_pixels``: (N, N) bool, True where the detector can be trusted. ``counts_known``: squared
-    frames are whole photon counts.
+    frames are whole photon counts. ``geometry``: energy, distance and metres, where the file says them.
 
     Raises :class:`ScanError` when the shapes do not fit each other. Values are checked by
     :func:`check_content`, which every reader calls.
@@ -57,6 +74,7 @@ class Scan:
     good_pixels: NDArray[np.bool_] | None = None
     source: ScanSource | None = None
     counts_known: bool = False
+    geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.frames.shape)

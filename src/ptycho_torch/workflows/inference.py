@@ -9,6 +9,7 @@ from typing import Any
 
 from ptycho_torch.config import ExecutionConfig, InferenceConfig
 from ptycho_torch.config_io import validate
+from ptycho_torch.errors import DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.inference.prediction import reconstruct
 from ptycho_torch.inference.refinement import refine_reconstruction, residual
@@ -17,7 +18,8 @@ from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import json_text
-from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.scan import Geometry, Scan, open_scan
+from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.training.prepare import subsample
 from ptycho_torch.training.run import device_of
 from ptycho_torch.workflows.training import described
@@ -42,13 +44,15 @@ def reconstruct_to(
     execution: ExecutionConfig | None = None,
     *,
     refine: int = 0,
+    product: bool | Geometry = False,
     on_groups: Callable[[int, int], None] | None = None,
     on_sweep: Callable[[int, float], None] | None = None,
 ) -> ReconstructionOutputs:
     """Reconstructs a scan with a bundle's model and keeps the result in ``output_dir``.
 
     Writes ``reconstruction.npz``, ``reconstruction.png``, ``metrics.json`` and ``report.html``.
-    ``refine``: sweeps of iterative refinement over all frames after the network. ``on_groups`` is
+    ``refine``: sweeps of iterative refinement over all frames after the network. ``product``: also write
+    ``product.h5``, which ptychodus opens, with the scan's geometry or the one given. ``on_groups`` is
     called with groups done and in all, ``on_sweep`` with sweep and residual. Raises errors of
     :mod:`ptycho_torch.errors`; nothing is written then.
     """
@@ -59,6 +63,12 @@ def reconstruct_to(
     model, _ = load_torch_bundle(bundle, device=device)
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
     scan = subsample(scan, config.n_subsample, config.subsample_seed or config.seed)
+    geometry = product if isinstance(product, Geometry) else scan.geometry
+    if product and geometry is None:
+        raise DataError(
+            f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its pixel size, found one in pixels; "
+            "give pixel size, energy and distance"
+        )
     folder = ensure_output_dir(output_dir)
     if execution.threads is not None:
         import torch
@@ -94,6 +104,10 @@ def reconstruct_to(
     picture = figure_png(reconstruction_figure(result, f"{name}, {scan.n_frames} frames"))
     save_reconstruction(result, files["reconstruction"])
     write_bytes_atomic(files["figure"], picture)
+    if product and geometry is not None:
+        files["product"] = folder / "product.h5"
+        parts = result.object, result.origin_xy, result.positions, result.probe
+        write_product(Product.of(*parts, geometry, name, json_text(metrics)), files["product"])
     write_text_atomic(files["metrics"], json_text(metrics))
     write_report(
         files["report"],

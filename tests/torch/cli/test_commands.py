@@ -396,3 +396,20 @@ def test_the_real_star(shared: Path, tmp_path: Path) -> None:
     # Gold on a membrane: two levels of phase, well apart.
     phase = np.angle(middle / middle.mean())
     assert np.percentile(phase, 95) - np.percentile(phase, 5) > 0.3
+
+
+def test_products_are_written_where_metres_are_known(folder: Path, tmp_path: Path) -> None:
+    from ptycho_torch.scan.product import read_product
+
+    before = ["reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", "--product", "-q"]
+    done = call(*before)
+    assert done.exit_code == 2
+    assert "metres" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert call(*before, "--pixel-size", "1e-8").exit_code == 2
+    done = call(*before, "--pixel-size", "1e-8", "--energy", 8000, "--distance", 2)
+    assert done.exit_code == 0, done.output
+    product = read_product(tmp_path / "out" / "product.h5")
+    rec = load_reconstruction(tmp_path / "out" / "reconstruction.npz")
+    assert np.allclose(product.positions_px, rec.positions - rec.origin_xy, atol=1e-6)
+    assert np.array_equal(product.object[0], rec.object)

@@ -126,7 +126,8 @@ def test_ptychodus_reads_what_we_write_in_the_same_place(folder: Path) -> None:
     marked = np.ones((90, 110), np.complex64)
     marked[40, 60] = 5
     origin = np.array([-7.0, 12.0])
-    write_product(ours.with_object(marked, origin), folder / "moved.h5")
+    canvas = Product.of(marked, origin, ours.positions_px, ours.probe[0], ours.geometry)
+    write_product(canvas, folder / "moved.h5")
     moved = load_product(folder / "moved.h5")
     height, width = moved.object_.get_layer(0).shape
     place, before = moved.object_.get_geometry(), theirs.object_.get_geometry()

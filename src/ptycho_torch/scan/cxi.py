@@ -1,0 +1,138 @@
+"""CXI files (Coherent X-ray Imaging Data Bank, version 1.6), and with them NeXus NXcxi_ptycho, which shares their names.
+
+Read: ``entry_1/data_1/data`` or ``entry_1/instrument_1/detector_1/data`` (M, N, N), or (rows, columns, N, N) of a raster;
+``entry_1/sample_1/geometry_1/translation`` or ``entry_1/data_1/translation`` (M, 2 or 3) metres; energy in joules, distance
+and detector pixels in metres; ``mask``, not 0 where a pixel is bad; ``illumination`` or ``image_1/data``, the probe.
+
+The specification's translation is that of the sample, so the illumination moves the other way, and signs are turned.
+ptychodus writes positions of the illumination there, with a group ``entry_1/ptychodus``, which are taken as
+they are. Other files that do so are read with the format name ``cxi-probe``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.errors import ScanError
+from ptycho_torch.files import atomic_path
+from ptycho_torch.scan.build import build_scan, metres_to_pixels, object_pixel
+from ptycho_torch.scan.hdf5 import has_members, opened, read_array
+from ptycho_torch.scan.registry import register_format
+from ptycho_torch.scan.scan import Scan
+
+__all__ = ["read_cxi", "write_cxi"]
+
+_EV: Final = 1.602176634e-19
+_DATA: Final = ("entry_1/data_1/data", "entry_1/instrument_1/detector_1/data")
+_PLACES: Final = ("entry_1/sample_1/geometry_1/translation", "entry_1/data_1/translation")
+_PROBE: Final = ("entry_1/instrument_1/source_1/illumination", "entry_1/image_1/data")
+_DETECTOR: Final = "entry_1/instrument_1/detector_1"
+_ENERGY: Final = (
+    "entry_1/instrument_1/source_1/energy",
+    "entry_1/instrument_1/beam_1/incident_beam_energy",
+)
+
+
+def _sniff(path: Path, head: bytes) -> bool:
+    return any(has_members(path, head, key) for key in _DATA)
+
+
+def _first(file: Any, path: Path, names: tuple[str, ...], what: str) -> str:
+    for name in names:
+        if isinstance(file.get(name), h5py.Dataset):
+            return name
+    raise ScanError(f"{path}: {what}: expected {' or '.join(names)}, found none")
+
+
+def _scalar(file: Any, path: Path, *names: str) -> float:
+    key = _first(file, path, names, names[0].rsplit("/", 1)[-1])
+    value = read_array(file, path, key, None, "iuf")
+    if not value.size or not np.isfinite(value).all() or float(value.flat[0]) <= 0:
+        raise ScanError(f"{path}: {key}: expected a positive number, found {value}")
+    return float(value.flat[0])
+
+
+def _read(
+    path: Path, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool, of_probe: bool
+) -> Scan:
+    with opened(path) as file:
+        key = _first(file, path, _DATA, "data")
+        shape, kind = tuple(file[key].shape), file[key].dtype.kind
+        if len(shape) not in (3, 4) or shape[-1] != shape[-2] or kind not in "iuf":
+            raise ScanError(
+                f"{path}: {key}: expected real numbers (M, N, N), found {file[key].dtype} {shape}"
+            )
+        size, count = int(shape[-1]), int(np.prod(shape[:-2]))
+        place = _first(file, path, _PLACES, "translation")
+        moves = read_array(file, path, place, None, "iuf")
+        if moves.ndim < 2 or moves.shape[-1] < 2 or int(np.prod(moves.shape[:-1])) != count:
+            raise ScanError(f"{path}: {place}: expected shape ({count}, 3), found {moves.shape}")
+        energy = _scalar(file, path, *_ENERGY) / _EV
+        distance = _scalar(file, path, f"{_DETECTOR}/distance")
+        pixel = [_scalar(file, path, f"{_DETECTOR}/{axis}_pixel_size") for axis in "xy"]
+        bad = read_array(file, path, f"{_DETECTOR}/mask", 2) != 0 if f"{_DETECTOR}/mask" in file else None
+        named = [name for name in _PROBE if isinstance(file.get(name), h5py.Dataset)]
+        guess = read_array(file, path, named[0]) if named else None
+        of_probe = of_probe or "entry_1/ptychodus" in file
+    if guess is not None and guess.ndim == 4:
+        guess = guess[0]
+    metres = moves.reshape(count, -1)[:, :2] * (1 if of_probe else -1)
+    positions, geometry = metres_to_pixels(metres, energy, distance, pixel, size)
+    return build_scan(
+        path, "cxi", (key,), np.arange(count), positions, guess, None, bad, measurement, probe, require_probe, geometry
+    )  # fmt: skip
+
+
+def write_cxi(scan: Scan, path: Path, *, measurement: str) -> None:
+    """Writes frames, translations of the sample, probe, mask and geometry; arguments as ``write_scan``.
+
+    Raises :class:`~ptycho_torch.errors.ScanError` for a scan without geometry: CXI is in metres.
+    """
+    known = scan.geometry
+    if known is None or known.energy_ev <= 0 or known.distance_m <= 0:
+        raise ScanError(
+            f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size, found pixels alone; "
+            "give scan.geometry"
+        )
+    with atomic_path(path) as part, h5py.File(part, "w") as file:
+        file["cxi_version"] = 160
+        detector = file.create_group(_DETECTOR)
+        kind = np.uint32 if measurement == "counts" else np.float32
+        data = detector.create_dataset("data", (scan.n_frames, scan.N, scan.N), kind)
+        for start in range(0, scan.n_frames, 64):
+            frames = np.asarray(scan.frames[start : start + 64])
+            data[start : start + 64] = np.rint(frames**2) if measurement == "counts" else frames
+        # The detector's pixel follows from the object's: both are wavelength x distance / (N x the other).
+        detector["x_pixel_size"], detector["y_pixel_size"] = object_pixel(
+            known.energy_ev, known.distance_m, known.pixel_m, scan.N
+        )
+        detector["distance"] = known.distance_m
+        if scan.good_pixels is not None:
+            detector["mask"] = (~scan.good_pixels).astype(np.uint32)
+        file["entry_1/instrument_1/source_1/energy"] = known.energy_ev * _EV
+        if scan.probe is not None:
+            file[_PROBE[0]] = scan.probe
+        moves = np.zeros((scan.n_frames, 3))
+        moves[:, :2] = -known.metres(scan.positions)
+        file[_PLACES[0]] = moves
+        file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{_DETECTOR}/data")
+        file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{_PLACES[0]}")
+
+
+@register_format("cxi", (".cxi", ".nxs"), _sniff, write=write_cxi)
+def read_cxi(path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool) -> Scan:
+    """Reads a CXI or NXcxi_ptycho file; arguments and errors as ``open_scan``."""
+    return _read(path, measurement, probe, require_probe, of_probe=False)
+
+
+@register_format("cxi-probe", (), lambda path, head: False)
+def read_cxi_probe(
+    path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool
+) -> Scan:
+    """The same for files whose translations are those of the illumination."""
+    return _read(path, measurement, probe, require_probe, of_probe=True)
