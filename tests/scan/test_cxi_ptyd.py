@@ -28,6 +28,14 @@ METRES = SCAN.positions * PIXEL + np.array([1e-5, -2e-5])
 COUNTS = np.rint(SCAN.frames**2).astype(np.int32)
 
 
+@pytest.fixture(autouse=True, params=["in memory", "in the file"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small scans are read at once, large ones stay in the file: everything holds for both."""
+    if request.param == "in the file":
+        monkeypatch.setattr("ptycho_torch.scan.build.memory_limit", lambda: 0)
+    return str(request.param)
+
+
 def cxi(path: Path, change: Any = None, sign: int = -1, shape: tuple[int, ...] | None = None) -> Path:
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160

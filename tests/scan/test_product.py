@@ -24,6 +24,14 @@ SCAN = simulate_scan(
 PIXEL = (12e-9, 10e-9)
 
 
+@pytest.fixture(autouse=True, params=["in memory", "in the file"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small scans are read at once, large ones stay in the file: everything holds for both."""
+    if request.param == "in the file":
+        monkeypatch.setattr("ptycho_torch.scan.build.memory_limit", lambda: 0)
+    return str(request.param)
+
+
 def product(**changes: object) -> Product:
     """The simulated scan as a product with a centre away from zero and pixels that are not square."""
     centre = np.array([3e-6, -2e-6])
@@ -128,12 +136,12 @@ def test_files_that_are_no_product(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- as scans
 
 
-def test_diffraction_and_product_are_a_scan(tmp_path: Path) -> None:
+def test_diffraction_and_product_are_a_scan(tmp_path: Path, where: str) -> None:
     scan = open_scan(folder(tmp_path))
     assert scan.source.format == "ptychodus"
     assert scan.source.measurement == "counts"
     assert scan.counts_known
-    assert isinstance(scan.frames, H5Frames)
+    assert isinstance(scan.frames, H5Frames) == (where == "in the file")
     assert np.allclose(scan.frames[:], SCAN.frames, atol=1e-3)
     assert np.allclose(scan.positions, SCAN.positions)
     assert np.allclose(scan.probe, SCAN.probe)
@@ -189,9 +197,9 @@ def test_bad_pixels_are_left_out(tmp_path: Path) -> None:
     assert (scan.frames[:][:, 3, 4] == 0).all()
 
 
-def test_selections_stay_in_the_file(tmp_path: Path) -> None:
+def test_selections_stay_in_the_file(tmp_path: Path, where: str) -> None:
     scan = open_scan(folder(tmp_path)).select(slice(0, 5))
-    assert isinstance(scan.frames, H5Frames)
+    assert isinstance(scan.frames, H5Frames) == (where == "in the file")
     assert scan.frames.shape[0] == 5
 
 

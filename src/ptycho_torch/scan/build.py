@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
 from ptycho_torch.scan.hdf5 import H5Frames, opened
+from ptycho_torch.scan.npy import memory_limit
 from ptycho_torch.scan.npz import measurement_of, probe_modes, read_probe
 from ptycho_torch.scan.registry import file_sha256
 from ptycho_torch.scan.scan import Geometry, Scan, ScanSource, check_content, counts_are_integer
@@ -19,6 +20,8 @@ __all__ = ["build_scan", "metres_to_pixels", "object_pixel"]
 
 logger = logging.getLogger(__name__)
 
+_SHARE = 8
+"""Frames that need no more than this part of the memory there is are read at once."""
 PLANCK_LIGHT = 1.23984198e-6
 """Planck's constant times the speed of light, eV m (CODATA 2018)."""
 
@@ -83,6 +86,11 @@ def build_scan(
     scan = Scan(frames, positions, modes, guess_object, good_pixels=good, source=source)
     check_content(scan, {"frames": shown})
     frames = frames.as_counts() if kind == "counts" else frames
-    known = whole if kind == "counts" else counts_are_integer(frames)
+    if 4 * frames.shape[0] * size * size <= memory_limit() // _SHARE:
+        scan_frames: Any = frames[:]  # training and refinement draw frames at random, again and again
+    else:
+        scan_frames = frames
+        logger.info("%s: the frames stay in the file; copy them to a fast disk if reading is slow", path)
+    known = whole if kind == "counts" else counts_are_integer(scan_frames)
     logger.info("%s: %d frames of %dx%d; %s", path, len(which), size, size, why)
-    return Scan(frames, positions, modes, guess_object, None, None, good, source, known, geometry)
+    return Scan(scan_frames, positions, modes, guess_object, None, None, good, source, known, geometry)
