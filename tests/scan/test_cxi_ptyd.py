@@ -36,7 +36,7 @@ def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
-def cxi(path: Path, change: Any = None, sign: int = -1, shape: tuple[int, ...] | None = None) -> Path:
+def cxi(path: Path, change: Any = None, sign: int = 1, shape: tuple[int, ...] | None = None) -> Path:
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160
         detector = "entry_1/instrument_1/detector_1"
@@ -97,13 +97,54 @@ def test_rasters_of_nexus(tmp_path: Path) -> None:
     assert np.allclose(scan.frames[some], SCAN.frames[some], atol=1e-3)
 
 
-def test_translations_of_the_illumination(tmp_path: Path) -> None:
-    path = cxi(tmp_path / "scan.cxi", sign=1)
-    same(dataclasses.replace(open_scan(path, format="cxi-probe")), "cxi")
+def test_translations_of_the_opposite_sign(tmp_path: Path) -> None:
+    path = cxi(tmp_path / "scan.cxi", sign=-1)
+    same(open_scan(path, format="cxi-turned"), "cxi")
     mirrored = open_scan(path).positions
     assert np.allclose(mirrored + SCAN.positions, (mirrored + SCAN.positions)[0])
-    marked = cxi(tmp_path / "marked.cxi", lambda f: f.create_group("entry_1/ptychodus"), sign=1)
-    same(open_scan(marked), "cxi")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [((-1, 0), (0, -1)), ((1, 0), (0, -1)), ((0, 1), (1, 0))])
+def test_the_detector_says_where_its_axes_point(
+    tmp_path: Path, columns: tuple[int, int], rows: tuple[int, int]
+) -> None:
+    """Sample translations in the laboratory are minus those of the illumination."""
+    lab = METRES[:, :1] * np.array(columns) + METRES[:, 1:] * np.array(rows)
+
+    def change(file: Any) -> None:
+        basis = np.zeros((3, 2))
+        basis[:2, 0], basis[:2, 1] = np.array(rows) * DETECTOR[1], np.array(columns) * DETECTOR[0]
+        file["entry_1/instrument_1/detector_1/basis_vectors"] = basis
+        file["entry_1/sample_1/geometry_1/translation"][:, :2] = -lab
+
+    same(open_scan(cxi(tmp_path / "scan.cxi", change)), "cxi")
+
+
+def test_cdtools_own_file(tmp_path: Path) -> None:
+    """A file that the real program writes, and the pixels that it computes, where it is installed."""
+    pytest.importorskip("cdtools")
+    import torch
+    from cdtools.datasets import Ptycho2DDataset
+    from cdtools.tools.initializers import exit_wave_geometry
+    from cdtools.tools.interactions import translations_to_pixel
+
+    edge = DETECTOR[0]
+    basis = np.array([[0, -edge], [-edge, 0], [0, 0]])
+    moves = np.concatenate([METRES, np.zeros((len(METRES), 1))], 1)
+    wavelength = PLANCK_LIGHT / ENERGY
+    dataset = Ptycho2DDataset(
+        moves, COUNTS.astype(np.float32), wavelength=wavelength,
+        detector_geometry={"distance": DISTANCE, "basis": basis, "corner": np.array([16 * edge, 16 * edge, DISTANCE])},
+        mask=np.ones((32, 32), bool),
+    )  # fmt: skip
+    dataset.to_cxi(str(tmp_path / "cdtools.cxi"))
+    scan = open_scan(tmp_path / "cdtools.cxi", require_probe=False)
+    assert np.allclose(scan.frames[:], SCAN.frames, atol=1e-3)
+    assert scan.good_pixels is None
+    object_basis = exit_wave_geometry(torch.tensor(basis), (32, 32), wavelength, DISTANCE)
+    object_basis = object_basis[0] if isinstance(object_basis, tuple) else object_basis
+    theirs = translations_to_pixel(object_basis.double(), torch.tensor(moves)).numpy()[:, ::-1]
+    assert np.allclose(scan.positions - scan.positions[0], theirs - theirs[0], atol=1e-3)
 
 
 def test_masks(tmp_path: Path) -> None:

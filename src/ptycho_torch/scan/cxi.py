@@ -4,9 +4,10 @@ Read: ``entry_1/data_1/data`` or ``entry_1/instrument_1/detector_1/data`` (M, N,
 ``entry_1/sample_1/geometry_1/translation`` or ``entry_1/data_1/translation`` (M, 2 or 3) metres; energy in joules, distance
 and detector pixels in metres; ``mask``, not 0 where a pixel is bad; ``illumination`` or ``image_1/data``, the probe.
 
-The specification's translation is that of the sample, so the illumination moves the other way, and signs are turned.
-ptychodus writes positions of the illumination there, with a group ``entry_1/ptychodus``, which are taken as
-they are. Other files that do so are read with the format name ``cxi-probe``.
+``translation`` is that of the sample in the laboratory: z along the beam, y up, x to the left of someone who looks along the beam.
+Rows of a detector go down and its columns to the right, so on the object's array the illumination sits at
++x, +y of what is stored. Where a file says the detector's ``basis_vectors``, directions follow from them (that is how cdtools reads its
+files). ptychodus writes positions on the array itself. ``cxi-turned`` is for files that hold the negative of all this.
 """
 
 from __future__ import annotations
@@ -57,8 +58,24 @@ def _scalar(file: Any, path: Path, *names: str) -> float:
     return float(value.flat[0])
 
 
+def _on_array(
+    path: Path, moves: NDArray[np.float64], basis: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Positions (M, 2) = (x, y) metres on the array, from translations of the sample (M, 2 or 3)."""
+    if basis is None:
+        return moves[:, :2]
+    size = np.linalg.norm(basis, axis=0)
+    if basis.shape != (3, 2) or not (size > 0).all():
+        raise ScanError(
+            f"{path}: {_DETECTOR}/basis_vectors: expected two vectors, shape (3, 2), found {basis.shape}"
+        )
+    directions = basis / size  # of rows, of columns
+    flat = np.pad(moves, ((0, 0), (0, 3 - moves.shape[1])))
+    return -(flat @ directions)[:, ::-1]
+
+
 def _read(
-    path: Path, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool, of_probe: bool
+    path: Path, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool, turned: bool
 ) -> Scan:
     with opened(path) as file:
         key = _first(file, path, _DATA, "data")
@@ -78,10 +95,12 @@ def _read(
         bad = read_array(file, path, f"{_DETECTOR}/mask", 2) != 0 if f"{_DETECTOR}/mask" in file else None
         named = [name for name in _PROBE if isinstance(file.get(name), h5py.Dataset)]
         guess = read_array(file, path, named[0]) if named else None
-        of_probe = of_probe or "entry_1/ptychodus" in file
+        basis = None
+        if f"{_DETECTOR}/basis_vectors" in file and "entry_1/ptychodus" not in file:
+            basis = read_array(file, path, f"{_DETECTOR}/basis_vectors", 2, "iuf").astype(np.float64)
     if guess is not None and guess.ndim == 4:
         guess = guess[0]
-    metres = moves.reshape(count, -1)[:, :2] * (1 if of_probe else -1)
+    metres = _on_array(path, moves.reshape(count, -1).astype(np.float64), basis) * (-1 if turned else 1)
     positions, geometry = metres_to_pixels(metres, energy, distance, pixel, size)
     return build_scan(
         path, "cxi", (key,), np.arange(count), positions, guess, None, bad, measurement, probe, require_probe, geometry
@@ -89,7 +108,7 @@ def _read(
 
 
 def write_cxi(scan: Scan, path: Path, *, measurement: str) -> None:
-    """Writes frames, translations of the sample, probe, mask and geometry; arguments as ``write_scan``.
+    """Writes frames, translations, probe, mask and geometry; arguments as ``write_scan``.
 
     Raises :class:`~ptycho_torch.errors.ScanError` for a scan without geometry: CXI is in metres.
     """
@@ -118,7 +137,7 @@ def write_cxi(scan: Scan, path: Path, *, measurement: str) -> None:
         if scan.probe is not None:
             file[_PROBE[0]] = scan.probe
         moves = np.zeros((scan.n_frames, 3))
-        moves[:, :2] = -known.metres(scan.positions)
+        moves[:, :2] = known.metres(scan.positions)
         file[_PLACES[0]] = moves
         file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{_DETECTOR}/data")
         file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{_PLACES[0]}")
@@ -127,12 +146,12 @@ def write_cxi(scan: Scan, path: Path, *, measurement: str) -> None:
 @register_format("cxi", (".cxi", ".nxs"), _sniff, write=write_cxi)
 def read_cxi(path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool) -> Scan:
     """Reads a CXI or NXcxi_ptycho file; arguments and errors as ``open_scan``."""
-    return _read(path, measurement, probe, require_probe, of_probe=False)
+    return _read(path, measurement, probe, require_probe, turned=False)
 
 
-@register_format("cxi-probe", (), lambda path, head: False)
-def read_cxi_probe(
+@register_format("cxi-turned", (), lambda path, head: False)
+def read_cxi_turned(
     path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool
 ) -> Scan:
-    """The same for files whose translations are those of the illumination."""
-    return _read(path, measurement, probe, require_probe, of_probe=True)
+    """The same for files whose translations have the opposite sign."""
+    return _read(path, measurement, probe, require_probe, turned=True)
