@@ -23,10 +23,10 @@ def load_inference_bundle(bundle_dir: str | Path) -> tuple[Predictor, dict[str, 
 
 
 def run_cdi_example(
-    train_data: RawData, test_data: RawData | None, config: TrainingConfig, **kwargs: Any
+    train_data: RawData, test_data: RawData | None, config: TrainingConfig
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Trains, and reconstructs the test data: ``(amplitude or None, phase or None, results)``."""
-    amplitude, phase, results = jobs.run_cdi_example(train_data, test_data, config, **kwargs)
+    amplitude, phase, results = jobs.run_cdi_example(train_data, test_data, config)
     params.cfg["intensity_scale"] = results["trained"].autoencoder.intensity_scale
     model_manager.remember(
         models_dict=results["models"],

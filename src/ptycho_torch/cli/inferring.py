@@ -79,9 +79,9 @@ def reconstruct(
 
     from ptycho_torch.scan import Geometry, open_scan
 
-    given = [v for v in (energy, distance, pixel_size) if v]
-    if given and len(given) < 3:
-        raise ConfigError("--pixel-size, --energy, --distance: expected all three, found some")
+    given = [v for v in (energy, distance, pixel_size) if v is not None]
+    if given and (len(given) < 3 or min(given) <= 0 or not product):
+        raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
     data_in = open_scan(scan, format=format, measurement=measurement, require_probe=False)
     from ptycho_torch.workflows.inference import reconstruct_to
 
@@ -93,7 +93,7 @@ def reconstruct(
             settings,
             execution,
             refine=refine,
-            product=Geometry(given[0], given[1], (given[2], given[2])) if product and given else product,
+            product=Geometry(given[0], given[1], (given[2], given[2])) if given else product,
             on_groups=groups,
             on_sweep=lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}"),
         )

@@ -26,7 +26,7 @@ InferenceBatchFlag = Annotated[
 ]
 
 
-def _given(config: Any, console: Console, **values: Any) -> None:
+def _given(config: Any, **values: Any) -> None:
     """Sets the fields that have a value; ``n_images`` says that it is deprecated."""
     from ptycho_torch.config_io import set_field
 
@@ -87,13 +87,13 @@ def train(
     settings.model.N = 0
     _from_file(settings, config)
     _given(
-        settings, console, train_data_file=train_data_file, test_data_file=test_data_file, output_dir=output_dir,
+        settings, train_data_file=train_data_file, test_data_file=test_data_file, output_dir=output_dir,
         n_groups=n_groups, n_images=n_images, n_subsample=n_subsample, subsample_seed=subsample_seed,
         model__gridsize=gridsize, batch_size=batch_size, nepochs=nepochs, nphotons=nphotons,
         neighbor_count=neighbor_count, backend=backend, learning_rate=learning_rate,
     )  # fmt: skip
     execution = ExecutionConfig(progress=not quiet)
-    _given(execution, console, accelerator=accelerator, num_workers=num_workers)
+    _given(execution, accelerator=accelerator, num_workers=num_workers)
     if settings.train_data_file is None:
         raise ConfigError("--train_data_file: expected a scan to train on, found none")
     if logger not in ("csv", "none"):
@@ -142,12 +142,12 @@ def inference(
     settings = InferenceConfig()
     _from_file(settings, config)
     _given(
-        settings, console, model_path=model_path, test_data_file=test_data, output_dir=output_dir, n_groups=n_groups,
+        settings, model_path=model_path, test_data_file=test_data, output_dir=output_dir, n_groups=n_groups,
         n_images=n_images, n_subsample=n_subsample, subsample_seed=subsample_seed, neighbor_count=neighbor_count,
         backend=backend, batch_size=inference_batch_size,
     )  # fmt: skip
     execution = ExecutionConfig(progress=not quiet)
-    _given(execution, console, accelerator=accelerator, num_workers=num_workers)
+    _given(execution, accelerator=accelerator, num_workers=num_workers)
     for flag, value in (("--model_path", settings.model_path), ("--test_data", settings.test_data_file)):
         if value is None:
             raise ConfigError(f"{flag}: expected a path, found none")

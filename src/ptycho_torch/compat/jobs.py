@@ -36,12 +36,12 @@ def load_inference_bundle(path: str | Path) -> tuple[Predictor, dict[str, Any], 
 
 
 def run_cdi_example(
-    train_data: RawData, test_data: RawData | None, config: TrainingConfig, **_: Any
+    train_data: RawData, test_data: RawData | None, config: TrainingConfig
 ) -> tuple[Picture | None, Picture | None, dict[str, Any]]:
     """Trains, and reconstructs the test scan where there is one: ``(amplitude, phase, results)``.
 
     Writes no file. Amplitude and phase (H, W) float32, None without a test scan. ``results``: ``trained``,
-    ``models``, ``history`` (losses by name), ``provenance``, ``params``, and ``reconstruction`` and ``obj_tensor_full`` with a test scan.
+    ``models``, ``history`` (losses by name), ``provenance``, and ``reconstruction`` and ``obj_tensor_full`` with a test scan.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     trained: Trained = fit(train_data.scan, config, ExecutionConfig(progress=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,7 @@ class RawData:
         known = kind == "counts" or counts_are_integer(amplitudes)
         if kind == "counts":
             np.sqrt(amplitudes, out=amplitudes)
-        return cls(
-            Scan(
-                amplitudes,
-                scan.positions,
-                scan.probe,
-                guess,
-                scan_index=scan.scan_index,
-                source=scan.source,
-                counts_known=known,
-            )
-        )
+        return cls(dataclasses.replace(scan, counts_known=known))
 
     @classmethod
     def from_file(cls, path: str | Path) -> RawData:
@@ -119,7 +110,7 @@ class RawData:
         return self.scan.object_guess
 
     def generate_grouped_data(
-        self, N: int, K: int = 7, nsamples: int = 1, gridsize: int = 1, seed: int = 0, **_: Any
+        self, N: int, K: int = 7, nsamples: int = 1, gridsize: int = 1, seed: int = 0
     ) -> dict[str, Any]:
         """Groups of ``gridsize**2`` frames out of each other's ``K`` nearest, channels last.
 

@@ -108,8 +108,8 @@ def _scores(
     attempt("ssim", lambda: ssim(image, reference, span, both.region))
     try:
         attempt("ms_ssim", lambda: ms_ssim(image[rectangle], reference[rectangle], span))
-    except ImportError:
-        notes.append(f"{name}: ms_ssim: needs torch and torchmetrics, which are not installed")
+    except ImportError as reason:
+        notes.append(f"{name}: ms_ssim: needs torch and torchmetrics: {reason}")
 
     def rings() -> None:
         curve = fourier_ring_correlation(image[rectangle], reference[rectangle])

@@ -57,8 +57,10 @@ def build_scan(
     probe: NDArray[Any] | Path | None,
     require_probe: bool,
     geometry: Geometry | None = None,
+    default: tuple[str, str] | None = None,
 ) -> Scan:
-    """A scan whose frames stay in the file. ``guess``, ``obj``: the file's own; ``probe``: the caller's.
+    """A scan whose frames stay in the file. ``guess``, ``obj``: the file's own; ``probe``: the caller's; ``default``:
+    what a format always stores, and why, for ``auto``.
 
     Raises :class:`~ptycho_torch.errors.ScanError` naming the member that does not fit.
     """
@@ -80,7 +82,7 @@ def build_scan(
     whole = dtype.kind in "iub" or frames.all_whole()
     kind, why = measurement, f"The caller said that {shown} holds {measurement}."
     if measurement == "auto":
-        kind, why = measurement_of(dtype, whole, shown)
+        kind, why = default or measurement_of(dtype, whole, shown)
     guess_object = None if obj is None or not np.any(obj) else obj.astype(np.complex64)
     source = ScanSource(str(path), name, file_sha256(path), kind, why)
     scan = Scan(frames, positions, modes, guess_object, good_pixels=good, source=source)

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,6 +89,8 @@ def read_diffraction(
 
 def _frames_shape(file: Any, path: Path) -> tuple[int, int, int]:
     patterns = file["patterns"]
+    if not isinstance(patterns, h5py.Dataset):
+        raise ScanError(f"{path}: patterns: expected a dataset, found a group")
     shape = tuple(patterns.shape)
     if len(shape) != 3 or shape[1] != shape[2] or patterns.dtype.kind not in "iuf":
         raise ScanError(f"{path}: patterns: expected real numbers (M, N, N), found {patterns.dtype} {shape}")

@@ -79,7 +79,8 @@ def read_ptyd(
     metres = np.concatenate(places)[:, ::-1]
     positions, geometry = metres_to_pixels(metres, energy, distance, edges, size)
     keys = tuple(f"{group}/data" for group in groups)
-    kind = "counts" if measurement == "auto" else measurement  # the format's own: intensities
+    default = "counts", "The ptyd format stores intensities, so they were taken as counts."
     return build_scan(
-        path, "ptyd", keys, np.arange(len(positions)), positions, None, None, bad, kind, probe, require_probe, geometry
+        path, "ptyd", keys, np.arange(len(positions)), positions, None, None, bad, measurement, probe, require_probe, geometry,
+        default,
     )  # fmt: skip

@@ -46,7 +46,14 @@ def restore_optimiser(
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    for group, rate in zip(optimiser.param_groups, rates or (), strict=False):
+    if rates is None:  # a state of before rates were kept
+        return
+    if len(rates) != len(optimiser.param_groups):
+        raise DataError(
+            f"{RESUME_NAME}: expected the {len(optimiser.param_groups)} groups of parameters that are trained, found "
+            f"{len(rates)}; use the configuration of that run (its config.yaml)"
+        )
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
         group["scale"] = rate
 
 
