@@ -83,3 +83,9 @@ def sample(module: nn.Module, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     x = torch.rand(2, count, config.N, config.N, generator=generator)
     offsets = torch.randn(2, count, 1, 2, generator=generator)
     return x, offsets - offsets.mean(1, keepdim=True)
+
+
+def outputs(module: nn.Module) -> list[torch.Tensor]:
+    with torch.no_grad():
+        out = module(*sample(module))
+    return [out] if isinstance(out, torch.Tensor) else list(out)
