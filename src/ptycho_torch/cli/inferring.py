@@ -42,6 +42,21 @@ def reconstruct(
         int,
         typer.Option("--refine", min=0, help="Sweeps of iterative refinement over all frames afterwards."),
     ] = 0,
+    refine_minutes: Annotated[
+        float | None,
+        typer.Option("--refine-minutes", min=0, help="Time for it at most.", show_default=False),
+    ] = None,
+    refine_positions: Annotated[
+        bool, typer.Option("--refine-positions", help="Refine the positions, too; with --refine.")
+    ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Refine with an engine of pty-chi (extra 'iterative') instead of our own: lsqml, epie, dm, raar.",
+            show_default=False,
+        ),
+    ] = None,
     product: Annotated[
         bool, typer.Option("--product", help="Also write product.h5, which ptychodus opens.")
     ] = False,
@@ -79,6 +94,12 @@ def reconstruct(
 
     from ptycho_torch.scan import Geometry, open_scan
 
+    if not refine and (refine_positions or engine or refine_minutes is not None):
+        raise ConfigError(
+            "--refine-minutes, --refine-positions, --engine: expected --refine with a number of sweeps, found none"
+        )
+    if engine and refine_minutes is not None:
+        raise ConfigError("--refine-minutes: expected without --engine; pty-chi runs a number of epochs")
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
@@ -93,6 +114,9 @@ def reconstruct(
             settings,
             execution,
             refine=refine,
+            refine_minutes=refine_minutes,
+            refine_positions=refine_positions,
+            engine=engine,
             product=Geometry(given[0], given[1], (given[2], given[2])) if given else product,
             on_groups=groups,
             on_sweep=lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.inference.result import Reconstruction
@@ -22,6 +24,7 @@ from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
 __all__ = ["normalised_groups", "reconstruct"]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 def normalised_groups(
@@ -100,19 +103,23 @@ def reconstruct(
     model.eval()
     before = getattr(core.generator, "bf16", False)
     core.generator.bf16 = bf16
+
+    def read(part: slice) -> tuple[slice, Tensor, Tensor]:
+        chosen = groups[part]
+        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
+        x = torch.from_numpy(frames).view(*chosen.shape, config.N, config.N)
+        shift = torch.from_numpy(sign * np.asarray(offsets[part], dtype=np.float32)).unsqueeze(2)
+        if where.type == "cuda":  # pinned, so that the copy runs beside the computation
+            x, shift = x.pin_memory(), shift.pin_memory()
+        return part, x, shift
+
     try:
         with torch.inference_mode():
-            for part in _batches(groups, batch_size):
-                chosen = groups[part]
-                frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
-                x = torch.from_numpy(frames).to(where).view(*chosen.shape, config.N, config.N)
-                shift = (
-                    torch.from_numpy(sign * np.asarray(offsets[part], dtype=np.float32))
-                    .to(where)
-                    .unsqueeze(2)
+            for part, x, shift in _one_ahead(read, _batches(groups, batch_size)):
+                objects = model(
+                    x.to(where, non_blocking=True), shift.to(where, non_blocking=True), mask, region
                 )
-                objects = model(x, shift, mask, region)
-                at = scan.positions[chosen] if objects.shape[1] == members else centres[part][:, None]
+                at = scan.positions[groups[part]] if objects.shape[1] == members else centres[part][:, None]
                 canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
                 if progress is not None:
                     progress(part.stop, len(groups))
@@ -140,6 +147,19 @@ def reconstruct(
         probe=probe,
         info=info,
     )
+
+
+def _one_ahead(read: Callable[[slice], _T], parts: Iterable[slice]) -> Iterator[_T]:
+    """``read`` of each part in order; the next one is read in a thread while this one is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="frames") as reader:
+        waiting: Future[_T] | None = None
+        for part in parts:
+            coming = reader.submit(read, part)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _batches(groups: NDArray[Any], size: int) -> Iterator[slice]:

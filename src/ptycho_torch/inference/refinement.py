@@ -1,13 +1,16 @@
-"""Iterative refinement of object and probe over the whole canvas: the generator's physics step, unlearned.
+"""Iterative refinement of object, probe and positions over the whole canvas: the generator's physics step, unlearned.
 
 For a mini-batch b of frames (mini-batch ePIE with a shared denominator):
 
     Delta_j = F^-1( A_j F psi_j / |F psi_j| ) - psi_j,        psi_j = P crop(O, r_j)
     O <- O + beta_o sum_j T_-r_j( P* Delta_j ) / ( sum_j T_-r_j |P|^2 + alpha max|P|^2 )
     P <- P + beta_p sum_j o_j* Delta_j / ( sum_j |o_j|^2 + alpha max sum_j |o_j|^2 )
+    r_j <- r_j + beta_r argmin_d || Delta_j - P (d . grad) o_j ||^2
 
 Sources: A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009), for the updates;
-A. Maiden, D. Johnson and P. Li, Optica 4, 736 (2017), for the regularised denominators.
+A. Maiden, D. Johnson and P. Li, Optica 4, 736 (2017), for the regularised denominators;
+M. Odstrcil, A. Menzel and M. Guizar-Sicairos, Opt. Express 26, 3108 (2018), for positions by the
+object's gradient.
 """
 
 from __future__ import annotations
@@ -34,27 +37,35 @@ __all__ = ["Refined", "refine", "refine_reconstruction", "residual"]
 _log = logging.getLogger(__name__)
 _MARGIN = 2
 """Pixels around a patch that the cubic interpolation of a fractional shift reaches."""
+_REACH = 8
+"""Pixels that the canvas extends further where positions are refined; they never move more."""
+_LARGEST_MOVE = 0.5
+"""Pixels that a position moves in one sweep at most."""
 
 
 @dataclass(frozen=True)
 class Refined:
     """Result of :func:`refine`.
 
-    ``object``: (H, W) complex64, pixel [0, 0] at ``origin_xy``; ``probe``: (modes, N, N) complex64;
+    ``object``: (H, W) complex64, pixel [0, 0] at ``origin_xy``; ``probe``: (modes, N, N) complex64,
+    orthogonal and by falling power; ``positions``: (M, 2) float64 as used last;
     ``residuals``: R = sum (A_hat - A)^2 / sum A^2 of each sweep, measured while it ran; ``stopped``: why it ended.
     """
 
     object: NDArray[np.complex64]
     probe: NDArray[np.complex64]
     origin_xy: NDArray[np.float64]
+    positions: NDArray[np.float64]
     residuals: list[float] = field(default_factory=list)
     stopped: str = ""
 
 
-def _canvas_of(positions: NDArray[Any], size: int) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    whole = np.floor(positions)
-    low = whole.min(0) - size // 2 - _MARGIN
-    high = whole.max(0) + size - size // 2 + 1 + _MARGIN
+def canvas_of(
+    positions: NDArray[Any], size: int, reach: int = 0
+) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    whole, margin = np.floor(positions), _MARGIN + reach
+    low = whole.min(0) - size // 2 - margin
+    high = whole.max(0) + size - size // 2 + 1 + margin
     width, height = (high - low).astype(int)
     return low, (height, width)
 
@@ -70,6 +81,8 @@ def refine(
     batch_size: int = 16,
     update_probe: bool = True,
     probe_after: int = 1,
+    update_positions: bool = False,
+    positions_after: int = 5,
     damping: float = 0.2,
     step: float = 1.0,
     probe_step: float = 1.0,
@@ -80,21 +93,21 @@ def refine(
     device: str | torch.device = "cpu",
     progress: Callable[[int, float], None] | None = None,
 ) -> Refined:
-    """Refines object and, if asked, probe against all frames until the residual stops falling.
+    """Refines object and, if asked, probe and positions against all frames until the residual stops falling.
 
     ``frames``: (M, N, N) amplitudes in the unit of the probe's power; ``positions``: (M, 2) = (x, y)
     pixels; ``probe``: (modes, N, N) complex; ``start``: (H, W) complex object on the canvas that
     :func:`refine` itself would return for these positions, default: all ones. Steps fall as
     1 / (1 + sweep / ``settling``): constant ones keep chasing the frames' noise, falling ones average
     it. ``tolerance``: relative fall of R over five sweeps below which it stops. The object's gauge
-    is the probe's.
+    is the probe's; refined positions keep their mean, since object and positions may shift together,
+    and stay within 8 px of where they began. ``probe_after``, ``positions_after``: sweeps before either moves.
     """
     device = torch.device(device)
     size = probe.shape[-1]
-    origin, shape = _canvas_of(positions, size)
-    whole = np.floor(positions)
-    corner = torch.from_numpy((whole - origin).astype(np.int64)).to(device) - size // 2 - _MARGIN
-    fraction = torch.from_numpy((positions - whole).astype(np.float32)).to(device).unsqueeze(1)
+    origin, shape = canvas_of(positions, size, _REACH if update_positions else 0)
+    begin = torch.from_numpy(positions - origin).to(device)
+    places = begin.clone()
     window = size + 2 * _MARGIN
     inside = torch.arange(window, device=device)
     canvas = torch.ones(shape, dtype=torch.complex64, device=device)
@@ -116,28 +129,37 @@ def refine(
             measured = torch.as_tensor(np.asarray(frames[np.sort(part)], dtype=np.float32), device=device)
             index = index.sort().values
             measured = torch.fft.ifftshift(measured, dim=(-2, -1)).unsqueeze(1)
-            rows = corner[index, 1, None, None] + inside[:, None]
-            columns = corner[index, 0, None, None] + inside
+            whole = places[index].floor()
+            fraction = (places[index] - whole).float().unsqueeze(1)
+            corner = whole.long() - size // 2 - _MARGIN
+            rows = corner[:, 1, None, None] + inside[:, None]
+            columns = corner[:, 0, None, None] + inside
             flat = rows * shape[1] + columns
-            here = crop(canvas.view(-1)[flat], fraction[index], size)
+            here = crop(canvas.view(-1)[flat], fraction, size)
             wave = here * waves
             update, misfit = _project(wave, measured, mask)
             error += misfit
             total += measured.square().sum() if mask is None else (measured.square() * mask).sum()
 
             power = (waves.real.square() + waves.imag.square()).sum(0)
-            back = assemble((waves.conj() * update).sum(1, keepdim=True), fraction[index], window)
-            light = assemble(power.expand(len(part), 1, size, size), fraction[index], window)
+            back = assemble((waves.conj() * update).sum(1, keepdim=True), fraction, window)
+            light = assemble(power.expand(len(part), 1, size, size), fraction, window)
             top = torch.zeros(canvas.numel(), dtype=torch.complex64, device=device)
             bottom = torch.zeros(canvas.numel(), device=device)
             top.index_add_(0, flat.reshape(-1), back.reshape(-1))
             bottom.index_add_(0, flat.reshape(-1), light.reshape(-1))
             change = top / (bottom.clamp_min(0) + damping * power.max())
             canvas = canvas + step * smaller * change.view(shape)
+            if update_positions and sweep >= positions_after:
+                places[index] += _moves(here, waves, update).double() * step
             if update_probe and sweep >= probe_after:
                 bright = (here.real.square() + here.imag.square()).sum(0)
                 change_p = (here.conj() * update).sum(0) / (bright + damping * bright.max())
                 waves = waves + probe_step * smaller * change_p
+        waves = _orthogonal(waves)
+        if update_positions:
+            moved = places - begin
+            places = begin + (moved - moved.mean(0)).clamp(-_REACH, _REACH)
         residuals.append(float(error / total))
         if progress is not None:
             progress(sweep + 1, residuals[-1])
@@ -154,7 +176,35 @@ def refine(
         len(residuals),
         stopped,
     )
-    return Refined(canvas.cpu().numpy(), waves.cpu().numpy(), origin, residuals, stopped)
+    final = places.cpu().numpy() + origin
+    return Refined(canvas.cpu().numpy(), waves.cpu().numpy(), origin, final, residuals, stopped)
+
+
+def _orthogonal(probe: Tensor) -> Tensor:
+    """The same intensities from modes (modes, N, N) that are orthogonal, by falling power."""
+    if len(probe) == 1:
+        return probe
+    _, powers, modes = torch.linalg.svd(probe.flatten(1), full_matrices=False)
+    return (powers[:, None] * modes).view_as(probe)
+
+
+def _moves(here: Tensor, waves: Tensor, update: Tensor) -> Tensor:
+    """(B, 2) pixels (x, y) by which frames fit best, from the gradient of what lies under them (B, 1, N, N)."""
+    slope_x, slope_y = torch.zeros_like(here), torch.zeros_like(here)
+    slope_x[..., 1:-1] = (here[..., 2:] - here[..., :-2]) / 2
+    slope_y[..., 1:-1, :] = (here[..., 2:, :] - here[..., :-2, :]) / 2
+    x, y = slope_x * waves, slope_y * waves
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (a.real * b.real + a.imag * b.imag).sum((1, 2, 3))
+
+    xx, xy, yy = product(x, x), product(x, y), product(y, y)
+    damped = 1e-3 * (xx + yy) + 1e-20
+    xx, yy = xx + damped, yy + damped
+    to_x, to_y = product(x, update), product(y, update)
+    determinant = xx * yy - xy.square()
+    found = torch.stack([yy * to_x - xy * to_y, xx * to_y - xy * to_x], 1) / determinant[:, None]
+    return found.clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
 
 
 def _project(wave: Tensor, measured: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -169,8 +219,8 @@ def _project(wave: Tensor, measured: Tensor, mask: Tensor | None) -> tuple[Tenso
     return torch.fft.ifft2(field_ * (ratio - 1), norm="ortho"), misfit.sum()
 
 
-def _prepared(
-    rec: Reconstruction, scan: Scan
+def prepared(
+    rec: Reconstruction, scan: Scan, reach: int = 0
 ) -> tuple[_Scaled, NDArray[np.complex64], NDArray[np.complex64], tuple[slice, slice], tuple[slice, slice]]:
     """Frames and probe in one unit, the start on :func:`refine`'s canvas, and where both canvases meet."""
     scale = float(rec.info.get("intensity_scale", 1.0))
@@ -181,7 +231,7 @@ def _prepared(
             f"scan: expected the {len(rec.positions)} frames of {probe.shape[-1]} pixels that were reconstructed, "
             f"found {scan.n_frames} of {scan.N}"
         )
-    origin, shape = _canvas_of(scan.positions, scan.N)
+    origin, shape = canvas_of(rec.positions, scan.N, reach)
     move = np.rint(rec.origin_xy - origin).astype(int)
     mine, theirs = [], []
     for axis, (there, here) in enumerate(zip(rec.object.shape, shape, strict=True)):
@@ -215,6 +265,7 @@ def refine_reconstruction(
     sweeps: int = 20,
     minutes: float | None = None,
     update_probe: bool = True,
+    update_positions: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Callable[[int, float], None] | None = None,
@@ -222,14 +273,15 @@ def refine_reconstruction(
     """The reconstruction after iterative sweeps over all of the scan's frames, started from it.
 
     Arguments as in :func:`refine`. The result lies on the same canvas; its ``info`` says how many
-    sweeps were done, why they ended and what residual they reached. Raises
+    sweeps were done, why they ended and what residual they reached. With ``update_positions`` its
+    positions are the refined ones and ``info`` says how far they moved. Raises
     :class:`~ptycho_torch.errors.DataError` when the scan is not the one reconstructed.
     """
-    frames, probe, start, mine, theirs = _prepared(rec, scan)
+    frames, probe, start, mine, theirs = prepared(rec, scan, _REACH if update_positions else 0)
     began = time.monotonic()
     done = refine(
         frames,
-        scan.positions,
+        rec.positions,
         probe,
         start=start,
         sweeps=sweeps,
@@ -238,6 +290,8 @@ def refine_reconstruction(
         probe_step=0.5,
         update_probe=update_probe,
         probe_after=0,
+        update_positions=update_positions,
+        positions_after=1,
         good_pixels=scan.good_pixels,
         seed=seed,
         device=device,
@@ -254,7 +308,10 @@ def refine_reconstruction(
         "refined_seconds": round(time.monotonic() - began, 3),
         "refined_stopped": done.stopped,
     }
-    return replace(rec, object=obj, probe=(done.probe * scale).astype(np.complex64), info=info)
+    if update_positions:
+        info["moved_rms_px"] = float(np.sqrt(np.mean(np.sum((done.positions - rec.positions) ** 2, axis=1))))
+    waves = (done.probe * scale).astype(np.complex64)
+    return replace(rec, object=obj, probe=waves, positions=done.positions, info=info)
 
 
 def residual(
@@ -265,16 +322,16 @@ def residual(
     What the object and probe of a reconstruction leave unexplained; 0 is perfect, photon noise sets
     the floor. Frames are drawn with ``seed``.
     """
-    measured, probe, start, _, _ = _prepared(rec, scan)
-    origin, _ = _canvas_of(scan.positions, scan.N)
+    measured, probe, start, _, _ = prepared(rec, scan)
+    origin, _ = canvas_of(rec.positions, scan.N)
     chosen = np.arange(scan.n_frames)
     if scan.n_frames > frames:
         chosen = np.sort(np.random.default_rng(seed).choice(scan.n_frames, frames, replace=False))
-    part_origin, (height, width) = _canvas_of(scan.positions[chosen], scan.N)
+    part_origin, (height, width) = canvas_of(rec.positions[chosen], scan.N)
     column, row = np.rint(part_origin - origin).astype(int)
     done = refine(
         _Scaled(scan.frames[chosen], measured.factor),
-        scan.positions[chosen],
+        rec.positions[chosen],
         probe,
         start=start[row : row + height, column : column + width],
         sweeps=1,

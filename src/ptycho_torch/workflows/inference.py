@@ -11,6 +11,7 @@ from ptycho_torch.config import ExecutionConfig, InferenceConfig
 from ptycho_torch.config_io import validate
 from ptycho_torch.errors import DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
+from ptycho_torch.inference.iterative import check_engine, refine_with_ptychi
 from ptycho_torch.inference.prediction import reconstruct
 from ptycho_torch.inference.refinement import refine_reconstruction, residual
 from ptycho_torch.inference.result import Reconstruction, save_reconstruction
@@ -44,6 +45,9 @@ def reconstruct_to(
     execution: ExecutionConfig | None = None,
     *,
     refine: int = 0,
+    refine_minutes: float | None = None,
+    refine_positions: bool = False,
+    engine: str | None = None,
     product: bool | Geometry = False,
     on_groups: Callable[[int, int], None] | None = None,
     on_sweep: Callable[[int, float], None] | None = None,
@@ -51,7 +55,8 @@ def reconstruct_to(
     """Reconstructs a scan with a bundle's model and keeps the result in ``output_dir``.
 
     Writes ``reconstruction.npz``, ``reconstruction.png``, ``metrics.json`` and ``report.html``.
-    ``refine``: sweeps of iterative refinement over all frames after the network. ``product``: also write
+    ``refine``: sweeps of iterative refinement over all frames after the network, ``refine_minutes`` at
+    most, ``refine_positions``: of the positions, too, ``engine``: by one of pty-chi's engines, default our own. ``product``: also write
     ``product.h5``, which ptychodus opens, with the scan's geometry or the one given. ``on_groups`` is
     called with groups done and in all, ``on_sweep`` with sweep and residual. Raises errors of
     :mod:`ptycho_torch.errors`; nothing is written then.
@@ -69,6 +74,8 @@ def reconstruct_to(
             f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its pixel size, found one in pixels; "
             "give pixel size, energy and distance"
         )
+    if engine is not None:
+        check_engine(engine)
     folder = ensure_output_dir(output_dir)
     if execution.threads is not None:
         import torch
@@ -88,7 +95,26 @@ def reconstruct_to(
     result.info["residual"] = residual(result, scan, device=device)
     if refine:
         before = result.info["residual"]
-        result = refine_reconstruction(result, scan, sweeps=refine, device=device, progress=on_sweep)
+        if engine is None:
+            result = refine_reconstruction(
+                result,
+                scan,
+                sweeps=refine,
+                minutes=refine_minutes,
+                update_positions=refine_positions,
+                device=device,
+                progress=on_sweep,
+            )
+        else:
+            result = refine_with_ptychi(
+                result,
+                scan,
+                engine=engine,
+                epochs=refine,
+                update_positions=refine_positions,
+                device=device,
+                progress=on_sweep,
+            )
         result.info |= {
             "residual": residual(result, scan, device=device),
             "residual_before_refinement": before,

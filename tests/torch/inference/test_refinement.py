@@ -108,3 +108,43 @@ def test_it_stops_when_nothing_falls_any_more_or_time_is_up() -> None:
 def test_another_scan_is_refused() -> None:
     with pytest.raises(DataError, match="expected the"):
         refine_reconstruction(truth(), SCAN.select(slice(0, 5)), sweeps=1)
+
+
+def test_wrong_positions_are_found_again() -> None:
+    rng = np.random.default_rng(0)
+    wrong = SCAN.positions + rng.normal(0, 0.7, SCAN.positions.shape)
+    wrong -= (wrong - SCAN.positions).mean(0)
+    fixed = refine(FRAMES, wrong, PROBE, sweeps=40, update_probe=False)
+    moved = refine(FRAMES, wrong, PROBE, sweeps=40, update_probe=False, update_positions=True)
+    assert moved.residuals[-1] < 0.5 * fixed.residuals[-1]
+    np.testing.assert_allclose(fixed.positions, wrong, atol=1e-9)
+    # Object and positions may shift together: only what is left beside a common shift counts.
+    before, after = (p - SCAN.positions - (p - SCAN.positions).mean(0) for p in (wrong, moved.positions))
+    assert np.sqrt(np.mean(after**2)) < 0.5 * np.sqrt(np.mean(before**2))
+    np.testing.assert_allclose(moved.positions.mean(0), wrong.mean(0), atol=1e-6)
+
+
+def test_right_positions_stay() -> None:
+    done = refine_reconstruction(truth(), SCAN, sweeps=5, update_probe=False, update_positions=True)
+    assert done.info["moved_rms_px"] < 0.05
+    assert residual(done, SCAN) < 1e-4
+
+
+def test_positions_that_moved_belong_to_the_result() -> None:
+    shifted = dataclasses.replace(truth(), positions=SCAN.positions.copy())
+    shifted.positions[::2] -= 0.6
+    done = refine_reconstruction(shifted, SCAN, sweeps=20, update_probe=False, update_positions=True)
+    assert residual(done, SCAN) == pytest.approx(done.info["residual"], rel=0.5)
+    assert residual(done, SCAN) < 0.5 * residual(shifted, SCAN)
+
+
+def test_modes_come_back_orthogonal_and_by_power() -> None:
+    axis = np.arange(32) - 16
+    modes = np.stack(
+        [PROBE[0], 0.3 * PROBE[0] * np.exp(0.2j * axis)[None], 0.1 * PROBE[0] * axis[:, None] / 8]
+    )
+    done = refine(FRAMES, SCAN.positions, normalise_probe(modes), sweeps=2)
+    gram = np.einsum("mij,nij->mn", done.probe.conj(), done.probe)
+    powers = np.diag(gram).real
+    assert np.abs(gram - np.diag(powers)).max() < 1e-5 * powers.max()
+    assert (np.diff(powers) <= 0).all()
