@@ -62,8 +62,14 @@ class ModelConfig:
     unrolled_iterations: int = opt(
         4, "unrolled: physics steps, each followed by its own network", ge=1, le=64
     )
-    unrolled_width: int = opt(32, "unrolled: feature channels at the finest level", ge=4, le=1024)
-    unrolled_levels: int = opt(2, "unrolled: stride-2 levels below the finest", ge=0, le=5)
+    unrolled_physics_steps: int | None = opt(
+        None,
+        "unrolled: physics steps before each network; default: training chooses 1, for groups 3",
+        ge=1,
+        le=64,
+    )
+    unrolled_width: int = opt(16, "unrolled: feature channels at the finest level", ge=4, le=1024)
+    unrolled_levels: int = opt(3, "unrolled: stride-2 levels below the finest", ge=0, le=5)
     object_start: float = opt(1.0, "unrolled: amplitude of the flat object that iterations start from", gt=0)
     probe_damping: float = opt(0.05, "unrolled: alpha in g = P* D / (|P|^2 + alpha max|P|^2)", gt=0)
 
@@ -115,6 +121,11 @@ class TrainingConfig:
     nll_weight: float = opt(0.0, "weight of the Poisson negative log-likelihood of counts", ge=0)
     overlap_weight: float = opt(1.0, "weight of the same losses after merging a group's patches", ge=0)
     frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
+    equivariance_weight: float | None = opt(
+        None,
+        "gridsize 1: weight of how differently a moved copy of a prediction is predicted; default: 1 without overlap, else 0",
+        ge=0,
+    )
     realspace_weight: float = opt(0.0, "weight of the object's total variation", ge=0)
     realspace_mae_weight: float = opt(0.0, "weight of |object - objectGuess|, where the scan has one", ge=0)
     tv_weight: float = opt(0.0, "legacy name; added to realspace_weight", ge=0)

@@ -105,3 +105,31 @@ def test_the_score_says_what_it_expects(single: lines_data.LinesCase) -> None:
         single.score(np.ones((7, 64, 64)))
     with pytest.raises(ValueError, match="gridsize 1\\|2"):
         lines_data.make_case(3, "ideal", Path())
+
+
+def test_the_ideal_probe_cannot_tell_a_patch_from_its_twin(shared: Path) -> None:
+    case = lines_data.make_case(1, "ideal", shared, noise=False, images=1)
+    wave, image = case.probe[0], case.test.object_guess.astype(complex)
+    x, y = case.test.positions[100].astype(int)
+    patch = image[y - 32 : y + 32, x - 32 : x + 32] * np.exp(0.3j * np.arange(64) / 64)
+    frames = [np.abs(np.fft.fft2(wave * p)) for p in (patch, patch[::-1, ::-1].conj(), patch[::-1, ::-1])]
+    np.testing.assert_allclose(frames[0], frames[1], atol=1e-6 * frames[0].max())
+    assert np.abs(frames[0] - frames[2]).max() > 1e-3 * frames[0].max()
+    found = case.twin_mean()
+    assert found is not None
+    assert found["ssim"] == pytest.approx(0.644, abs=0.001)
+
+
+def test_the_measured_probe_can(single: lines_data.LinesCase) -> None:
+    assert single.twin_mean() is None
+
+
+def test_the_truths_corner(single: lines_data.LinesCase) -> None:
+    corner, size = single.truth_corner, len(single.truth)
+    image = np.abs(single.test.object_guess[corner : corner + size, corner : corner + size])
+    assert lines_data.score_image(image, single.truth)["ssim"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_fewer_photons(shared: Path, single: lines_data.LinesCase) -> None:
+    dim = lines_data.make_case(1, "experimental", shared, images=1, photons=1e4)
+    assert np.mean(np.sum(dim.train.frames.astype(float) ** 2, axis=(1, 2))) == pytest.approx(1e4, rel=0.01)

@@ -39,6 +39,7 @@ _GUESSES: Final[dict[str, tuple[Any, ...]]] = {
     "unrolled_width": (8, 16, 24, 32, 48, 64, 96, 128),
     "unrolled_levels": (0, 1, 2, 3, 4),
     "unrolled_iterations": (1, 2, 3, 4, 5, 6, 8, 10),
+    "unrolled_physics_steps": (1, 2, 3, 4, 5, 6, 8, 10),
     "object_big": (True, False),
     "probe_big": (True, False),
     "pad_object": (True, False),

@@ -7,8 +7,9 @@ With ``o_0`` a learned constant, for k = 1..K:
     o <- o + eta_k g
     o <- o + Net_k( Re o, Im o, Re g, Im g, illumination, log1p|F^-1(A^2)|, |Delta| )
 
-Several probe modes share the object and add in intensity. A group of one frame needs no crop: the
-region is the frame itself. Source: the design's section 6.
+The first three lines are repeated ``unrolled_physics_steps`` times, each with its own
+eta, before each network. Several probe modes share the object and add in intensity. A group of one
+frame needs no crop: the region is the frame itself. Source: the design's section 6.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.generators import Proposal, register
 from ptycho_torch.generators.unet import UNet
-from ptycho_torch.physics.patches import assemble, crop, region_size
+from ptycho_torch.physics.patches import Sampler, crop, region_size
 
 __all__ = ["Unrolled"]
 
@@ -39,7 +40,8 @@ class Unrolled(nn.Module):
         self.damping = config.probe_damping
         self.bf16 = False  # arithmetic of the networks; the physics around them stays fp32
         self.start = nn.Parameter(torch.tensor(float(config.object_start)))
-        self.step_size = nn.Parameter(torch.ones(steps))
+        self.inner = config.unrolled_physics_steps or 1  # as in models from before there was a choice
+        self.step_size = nn.Parameter(torch.ones(steps * self.inner))
         self.nets = nn.ModuleList(
             UNet(_FEATURES, 2, config.unrolled_width, config.unrolled_levels) for _ in range(steps)
         )
@@ -69,11 +71,13 @@ class Unrolled(nn.Module):
     ) -> Tensor:
         batch, members, size = x.shape[0], x.shape[1], x.shape[-1]
 
+        sampler = None if shifts is None else Sampler(shifts, size, side)
+
         def gather(image: Tensor) -> Tensor:  # (B, C, N, N) -> (B, R, R)
-            return image[:, 0] if shifts is None else assemble(image, shifts, side)
+            return image[:, 0] if sampler is None else sampler.assemble(image)
 
         def under(image: Tensor) -> Tensor:  # (B, R, R) -> (B, C, N, N)
-            return image.unsqueeze(1) if shifts is None else crop(image, shifts, size)
+            return image.unsqueeze(1) if sampler is None else sampler.crop(image)
 
         # The detector's centre is moved to the corner once, instead of the field at every step.
         measured = torch.fft.ifftshift(x, dim=(-2, -1)).unsqueeze(2)
@@ -90,18 +94,23 @@ class Unrolled(nn.Module):
         root = peak.sqrt()
         conjugate = probe.conj().resolve_conj()
 
-        obj = self.start.to(probe.dtype).expand(batch, side, side)
-        for k, net in enumerate(self.nets):
-            wave = under(obj).unsqueeze(2) * probe
-            field = torch.fft.fft2(wave, norm="ortho")
+        def project(obj: Tensor) -> tuple[Tensor, Tensor]:
+            """The object's update g and the exit waves' change Delta."""
+            field = torch.fft.fft2(under(obj).unsqueeze(2) * probe, norm="ortho")
             modulus = (field.real.square() + field.imag.square()).sum(2, keepdim=True).add(1e-12).sqrt()
             ratio = measured / modulus
             if good is not None:
                 ratio = torch.where(good, ratio, torch.ones_like(ratio))
             misfit = torch.fft.ifft2(field * (ratio - 1), norm="ortho")
-            update = gather((conjugate * misfit).sum(2)) / denominator
+            return gather((conjugate * misfit).sum(2)) / denominator, misfit
+
+        obj = self.start.to(probe.dtype).expand(batch, side, side)
+        sizes = self.step_size.view(len(self.nets), self.inner)
+        for net, steps in zip(self.nets, sizes, strict=True):
+            for size_of_step in steps:
+                update, misfit = project(obj)
+                obj = obj + size_of_step * update
             size_of_misfit = gather((misfit.real.square() + misfit.imag.square()).sum(2).add(1e-12).sqrt())
-            obj = obj + self.step_size[k] * update
             features = torch.cat(
                 [
                     torch.stack([obj.real, obj.imag, update.real, update.imag], 1),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 
-__all__ = ["assemble", "crop", "cubic_kernel", "merge", "region_size", "sampling_matrices"]
+__all__ = ["Sampler", "assemble", "crop", "cubic_kernel", "merge", "region_size", "sampling_matrices"]
 
 
 def cubic_kernel(distance: Tensor) -> Tensor:
@@ -61,18 +61,30 @@ def _sandwich(left: Tensor, image: Tensor, right: Tensor) -> Tensor:
     return torch.complex(left @ image.real @ right, left @ image.imag @ right)
 
 
+class Sampler:
+    """:func:`crop` and :func:`assemble` of one set of offsets, for loops: the matrices are made once."""
+
+    def __init__(self, offsets: Tensor, size: int, region: int) -> None:
+        _check(offsets)
+        self.y, self.x = sampling_matrices(offsets, size, region)
+
+    def crop(self, region: Tensor) -> Tensor:
+        """(B, R, R) -> (B, C, N, N)."""
+        return _sandwich(self.y, region.unsqueeze(-3), self.x.mT)
+
+    def assemble(self, patches: Tensor) -> Tensor:
+        """(B, C, N, N) -> (B, R, R)."""
+        return _sandwich(self.y.mT, patches, self.x).sum(-3)
+
+
 def crop(region: Tensor, offsets: Tensor, size: int) -> Tensor:
     """Patches of a region: (B, R, R), offsets (B, C, 2) in pixels -> (B, C, N, N)."""
-    _check(offsets)
-    y, x = sampling_matrices(offsets, size, region.shape[-1])
-    return _sandwich(y, region.unsqueeze(-3), x.mT)
+    return Sampler(offsets, size, region.shape[-1]).crop(region)
 
 
 def assemble(patches: Tensor, offsets: Tensor, region: int) -> Tensor:
     """Adjoint of :func:`crop`, the sum of patches put back: (B, C, N, N) -> (B, R, R)."""
-    _check(offsets)
-    y, x = sampling_matrices(offsets, patches.shape[-1], region)
-    return _sandwich(y.mT, patches, x).sum(-3)
+    return Sampler(offsets, patches.shape[-1], region).assemble(patches)
 
 
 def merge(patches: Tensor, weight: Tensor, offsets: Tensor, region: int, eps: float = 1e-3) -> Tensor:

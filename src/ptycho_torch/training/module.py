@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,8 @@ class PtychoModule(lightning.LightningModule):
         loss = w_f L(A_hat(o_c), A_c) + w_o L(A_hat(crop(merge o, r_c)), A_c)
 
     The second term is there when a training group has several frames that are predicted one by one
-    (gridsize 1 with ``overlap``): it is what makes neighbours agree. L is the weighted sum of
+    (gridsize 1 with ``overlap``): it is what makes neighbours agree. Without neighbours a term of
+    equivariance takes its place. L is the weighted sum of
     amplitude error and Poisson likelihood. ``region``: side of a group's common region.
     """
 
@@ -86,6 +88,8 @@ class PtychoModule(lightning.LightningModule):
                 loss = loss + config.frame_weight * self.misfit(patches, x)
         elif not supervised:
             loss = loss + self.misfit(patches, x)
+        if config.equivariance_weight and self.single and not supervised:
+            loss = loss + config.equivariance_weight * self._equivariance(patches.flatten(0, 1).unsqueeze(1))
         smoothness = config.realspace_weight + config.tv_weight
         if smoothness:
             loss = loss + smoothness * total_variation(patches)
@@ -93,6 +97,26 @@ class PtychoModule(lightning.LightningModule):
             weight = 1.0 if supervised else config.realspace_mae_weight
             loss = loss + weight * self._against(labels, patches)
         return loss
+
+    def _equivariance(self, patches: Tensor) -> Tensor:
+        """How differently a moved copy of each patch (B, 1, N, N) is predicted from its own frame.
+
+            | f( |F(P T o)| ) - T o |,   T: a shift by up to N/8 and one of the square's eight symmetries
+
+        Objects may lie anywhere and any way round, so T o is as good an object as o; but the probe lights
+        it differently, and what the frame of o left open, that of T o may not.
+        Source: D. Chen, J. Tachella and M. E. Davies, "Equivariant imaging", ICCV 2021.
+        """
+        core, size = self.autoencoder.core, patches.shape[-1]
+        rng = np.random.default_rng([self.config.seed, self.steps_before + self.global_step])
+        quarter, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        shift = rng.integers(-(size // 8), size // 8 + 1, 2)
+        moved = torch.rot90(patches, quarter, (-2, -1))
+        moved = moved.flip(-1) if mirror else moved
+        moved = moved.roll((int(shift[0]), int(shift[1])), (-2, -1))
+        frames = core.predict_amplitude(moved)
+        lone = torch.zeros(len(moved), 1, 1, 2, device=moved.device)
+        return self._against(moved, core.propose(frames, lone, self.mask).patches)
 
     def _against(self, labels: Tensor, patches: Tensor) -> Tensor:
         """Illumination-weighted |o e^{i phi} - label|, after the global phase of each patch."""

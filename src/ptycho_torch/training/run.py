@@ -89,6 +89,11 @@ def fit(
     execution = execution or ExecutionConfig()
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     config.model.N = config.model.N or scan.N
+    if config.model.unrolled_physics_steps is None:
+        # Groups hold enough to go on with: benchmarks/NOTES.md
+        config.model.unrolled_physics_steps = 1 if config.model.gridsize == 1 else 3
+    if config.equivariance_weight is None:
+        config.equivariance_weight = 0.0 if config.overlap else 1.0
     validate(config)
     validate(execution, "execution.")
     _check_fit(scan, validation, config)

@@ -69,15 +69,17 @@ def test_fresh_single_frames_are_the_physics_alone(modes: int) -> None:
         np.testing.assert_allclose(found[b, 0].numpy(), expected, atol=2e-4 * np.abs(expected).max())
 
 
-def test_fresh_groups_are_the_physics_alone() -> None:
-    module = make(fresh=True)
+@pytest.mark.parametrize("physics_steps", [None, 2])
+def test_fresh_groups_are_the_physics_alone(physics_steps: int | None) -> None:
+    module = make(fresh=True, unrolled_physics_steps=physics_steps)
     x, offsets, probe = data(members=4)
     region = region_size(offsets, 16)
     with torch.no_grad():
         found = module.propose(x, offsets, probe, region=region).patches
     shifts = offsets[:, :, 0].double().numpy()
     for b in range(len(x)):
-        whole = twin(x[b].double().numpy(), shifts[b], probe.numpy().astype(complex), 3, 0.05, region)
+        steps = 3 * (physics_steps or 1)
+        whole = twin(x[b].double().numpy(), shifts[b], probe.numpy().astype(complex), steps, 0.05, region)
         y, xs = (m.numpy() for m in sampling_matrices(torch.from_numpy(shifts[b]), 16, region))
         expected = np.stack([y[c] @ whole @ xs[c].T for c in range(4)])
         np.testing.assert_allclose(found[b].numpy(), expected, atol=5e-4 * np.abs(expected).max())

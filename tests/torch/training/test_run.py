@@ -33,6 +33,7 @@ def same(a: Trained, b: Trained) -> bool:
         {"overlap": False},
         {"nll_weight": 1.0, "mae_weight": 0.0},
         {"realspace_weight": 1e-3},
+        {"overlap": False, "equivariance_weight": 1.0},
         {"gridsize": 2},
         {"size": 64, "architecture": "cnn"},
         {"size": 64, "architecture": "cnn", "gridsize": 2},
@@ -54,8 +55,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
     assert not same(a, fit(SCAN, small_config(probe="trainable", seed=1), QUIET))
 
 
-def test_resuming_is_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    config = small_config(nepochs=4, probe="trainable")
+@pytest.mark.parametrize("changes", [{}, {"overlap": False, "equivariance_weight": 0.5}], ids=str)
+def test_resuming_is_as_if_nothing_had_happened(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = small_config(nepochs=4, probe="trainable", **changes)
     whole = fit(SCAN, config, QUIET)
     killed: list[int] = []
 
