@@ -4,12 +4,14 @@
 
 Four cases (gridsize 1 or 2, probe ideal or experimental), each generator; gridsize 1 trained on
 neighbouring frames (`overlap`) or on single frames (`strict`), inference on single frames in both.
-The definition is that of arXiv 2602.21361, table "sim_lines". Training sees frames, positions, the
+`--refine N`: the test frames' stitched reconstruction after N sweeps, too, under its own name.
+`--curves` draws all results of the output folder into one figure. The definition is that of arXiv 2602.21361, table "sim_lines". Training sees frames, positions, the
 probe and nothing else; the test set is looked at after training only.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -22,9 +24,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from harness import keep, parser, table
-from lines_data import LinesCase, make_case
+from lines_data import LinesCase, make_case, score_image, tile_centres
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_torch.config_io import set_field
+from ptycho_torch.inference import reconstruct
+from ptycho_torch.inference.refinement import refine_reconstruction
 from ptycho_torch.model import DiffractionToObject
 from ptycho_torch.physics.patches import merge, region_size
 from ptycho_torch.physics.units import amplitude_normalisation
@@ -97,6 +101,10 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     model.load_state_dict(final)
     patches = predict(model, case)
     done = {"seconds": trained.seconds, **case.score(patches)}
+    refined = None
+    if arguments.refine:
+        refined = refined_score(model, case, arguments.refine)
+        print(table([{"": "refined", **refined}]), flush=True)
     name = f"{case.gridsize}-{case.probe_name}"
     _figure(case, patches, [*curve, done], arguments.output / f"lines-{_label(name, arguments)}.png")
     return {
@@ -108,9 +116,51 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
         "goal_ssim": GOALS[name],
         "steps": int(trained.history[-1]["step"]),
         "loss": trained.best,
+        "refined": refined,
+        "twin_mean": case.twin_mean(),
         "curve": [*curve, done],
         "config": arguments.set,
     }
+
+
+def refined_score(model: DiffractionToObject, case: LinesCase, sweeps: int) -> dict[str, Any]:
+    """All test frames stitched and refined together: no longer single shot."""
+    rec = reconstruct(model, case.test)
+    done = refine_reconstruction(rec, case.test, sweeps=sweeps, update_probe=False)
+    x, y = np.rint(case.truth_corner - done.origin_xy).astype(int)
+    height, width = case.truth.shape
+    image = np.abs(done.object[y : y + height, x : x + width])
+    return {"sweeps": done.info["refined_sweeps"], **score_image(image, case.truth)}
+
+
+def curves(folder: Path) -> Path:
+    """SSIM against minutes of training of every result in the folder, one panel a case."""
+    found = [
+        r for path in sorted(folder.glob("lines-*.json")) for r in json.loads(path.read_text())["results"]
+    ]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    styles = {"unrolled": ("k", "o"), "cnn": ("0.45", "s")}
+    for axis, name in zip(figure.subplots(1, 4, sharey=True), PAPER, strict=True):
+        for r in (r for r in found if r["case"] == name):
+            color, marker = styles.get(r["architecture"], ("0.2", "^"))
+            minutes = [p["seconds"] / 60 for p in r["curve"]]
+            label = r["architecture"] + (", strict" if r["variant"] == "strict" else "")
+            axis.plot(
+                minutes,
+                [p["ssim"] for p in r["curve"]],
+                ls=":" if r["variant"] == "strict" else "-",
+                color=color,
+                marker=marker,
+                ms=3,
+                label=label,
+            )
+        axis.axhline(PAPER[name], color="0.5", ls="--", lw=1, label="paper, 60 epochs")
+        axis.set(title=f"gridsize {name.replace('-', ', ')} probe", xlabel="training (minutes)", ylim=(0, 1))
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.axes[0].set_ylabel("SSIM")
+    path = folder / "lines-curves.png"
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def _label(name: str, arguments: Any) -> str:
@@ -118,9 +168,7 @@ def _label(name: str, arguments: Any) -> str:
 
 
 def _figure(case: LinesCase, patches: NDArray[Any], curve: list[dict[str, float]], path: Path) -> None:
-    side, low = round(len(patches) ** 0.5), patches.shape[-1] // 2 - 5
-    centre = patches[:, low : low + 10, low : low + 10].reshape(side, side, 10, 10)
-    tiled = centre.transpose(0, 2, 1, 3).reshape(case.truth.shape)
+    tiled = tile_centres(patches, case.truth)
     amplitude = np.abs(tiled) * (case.truth.mean() / np.abs(tiled).mean())
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     axes = figure.subplots(1, 4)
@@ -151,8 +199,13 @@ def main() -> None:
     made.add_argument("--architecture", default="unrolled")
     made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     made.add_argument("--minutes", type=float, default=10.0)
+    made.add_argument("--refine", type=int, default=0, metavar="SWEEPS", help="gridsize 1: also refine")
+    made.add_argument("--curves", action="store_true", help="only draw the results in --output")
     made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any training field")
     arguments = made.parse_args()
+    if arguments.curves:
+        print(curves(arguments.output))
+        return
     if arguments.quick:
         arguments.minutes = min(arguments.minutes, 0.6)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

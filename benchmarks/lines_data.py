@@ -26,7 +26,16 @@ from ptycho_torch.scan import Scan, ScanSource
 from ptycho_torch.simulation.objects import lines
 from ptycho_torch.simulation.probes import disk
 
-__all__ = ["LinesCase", "ideal_probe", "lcls_probe", "lines_objects", "make_case", "score_lines"]
+__all__ = [
+    "LinesCase",
+    "ideal_probe",
+    "lcls_probe",
+    "lines_objects",
+    "make_case",
+    "score_image",
+    "score_lines",
+    "tile_centres",
+]
 
 WINDOW = 64
 STEP_TRAIN, STEP_TEST = 4, 10
@@ -45,7 +54,8 @@ class LinesCase:
     the right of the first, so no neighbours cross, and ``scan_index`` says which image. ``test``: frames of
     test image 0. ``*_groups``: (G, gridsize^2) indices into the frames, channels in rows. ``train_groups``
     and ``test_groups`` of gridsize 1 hold every frame once. ``offsets``: (gridsize^2, 2) (x, y) of the
-    members from their group's mean, the same for all. ``truth``: (330, 330). ``intensity_scale``: s.
+    members from their group's mean, the same for all. ``truth``: (330, 330), its first pixel at row
+    and column ``truth_corner`` of the test object. ``intensity_scale``: s.
     """
 
     gridsize: int
@@ -56,6 +66,7 @@ class LinesCase:
     test_groups: NDArray[np.int64]
     offsets: NDArray[np.float32]
     truth: NDArray[np.float32]
+    truth_corner: int
     norm_train: float
     norm_test: float
     intensity_scale: float
@@ -64,6 +75,22 @@ class LinesCase:
     def score(self, patches: NDArray[Any]) -> dict[str, float]:
         """SSIM and PSNR of the test's predictions; see :func:`score_lines`."""
         return score_lines(patches, self.truth, self.norm_test)
+
+    def twin_mean(self) -> dict[str, float] | None:
+        """Score of the best guess that a single frame allows; None where it can tell an object from its twin.
+
+        Under a probe with P(-r) = P(r), a patch o(r) and its twin o*(-r) give the same frame to the
+        last bit. Without other knowledge both are equally likely, so the least squared error has
+        their mean.
+        """
+        wave = self.probe[0]
+        if self.gridsize != 1 or np.abs(wave - wave[::-1, ::-1].conj()).max() > 1e-6 * np.abs(wave).max():
+            return None
+        image = self.test.object_guess
+        assert image is not None
+        corners = self.test.positions.astype(int)[:, ::-1] - WINDOW // 2
+        patches = sliding_window_view(image, (WINDOW, WINDOW))[corners[:, 0], corners[:, 1]]
+        return self.score((patches + patches[:, ::-1, ::-1].conj()) / 2)
 
 
 def lines_objects(seed: int, count: int = 2) -> NDArray[np.float64]:
@@ -171,12 +198,20 @@ def _scan(
 
 
 def make_case(
-    gridsize: int, probe: str, shared: Path, seed: int = 0, *, noise: bool = True, images: int = 2
+    gridsize: int,
+    probe: str,
+    shared: Path,
+    seed: int = 0,
+    *,
+    noise: bool = True,
+    images: int = 2,
+    photons: float = PHOTONS,
 ) -> LinesCase:
     """The data of one case: ``gridsize`` 1 or 2, ``probe`` 'ideal' or 'experimental'.
 
     ``shared`` is the folder with ``data/run1084_probe_object_positions.npz``; ``seed`` is that of the
-    photon noise alone. ``noise=False`` and ``images=1`` (training images) are for tests.
+    photon noise alone; ``photons`` is the mean per training frame (per frame of a group).
+    ``noise=False`` and ``images=1`` (training images) are for tests.
     Takes about 0.3 GB.
     """
     if gridsize not in (1, 2) or probe not in ("ideal", "experimental"):
@@ -192,7 +227,7 @@ def make_case(
     corners, groups = _layout(gridsize, length, STEP_TRAIN)
     test_corners, test_groups = _layout(gridsize, length, STEP_TEST)
     power = np.mean([_powers(o, corners, wave)[groups].mean() for o in train_objects])
-    scale = float(np.sqrt(PHOTONS / power))
+    scale = float(np.sqrt(photons / power))
     train_rng, test_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     name = f"lines gridsize {gridsize} {probe}"
     train = _scan(train_objects, corners, wave, scale, train_rng if noise else None, f"{name} train")
@@ -212,6 +247,7 @@ def make_case(
         test_groups=test_groups,
         offsets=(member - member.mean(axis=0)).astype(np.float32),
         truth=test_object[0, first : first + edge, first : first + edge].astype(np.float32),
+        truth_corner=first,
         norm_train=norm_train,
         norm_test=norm_test,
         intensity_scale=scale,
@@ -219,26 +255,39 @@ def make_case(
     )
 
 
-def score_lines(patches: NDArray[Any], truth: NDArray[Any], norm: float) -> dict[str, float]:
-    """``ssim``, ``psnr_peak255`` and ``psnr`` of predicted patches against the truth, no registration.
+def tile_centres(patches: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
+    """The central 10x10 pixels of every patch, put together to an image of the truth's shape.
 
     ``patches``: (G, n, n) or (G, 1, n, n) real or complex, one per test group in order, pixel
-    [n//2, n//2] at the group's mean position; the central 10x10 pixels are tiled. The prediction's
-    mean is scaled to the truth's; 2 px are trimmed. SSIM and PSNR use the truth's range.
+    [n//2, n//2] at the group's mean position.
     """
-    amplitude = np.abs(np.asarray(patches))
-    if amplitude.ndim == 4 and amplitude.shape[1] == 1:
-        amplitude = amplitude[:, 0]
-    side = round(len(amplitude) ** 0.5)
-    low = amplitude.shape[-1] // 2 - _CENTRE // 2
-    if amplitude.ndim != 3 or side * _CENTRE != len(truth) or side**2 != len(amplitude) or low < 0:
+    found = np.asarray(patches)
+    if found.ndim == 4 and found.shape[1] == 1:
+        found = found[:, 0]
+    side = round(len(found) ** 0.5)
+    low = found.shape[-1] // 2 - _CENTRE // 2
+    if found.ndim != 3 or side * _CENTRE != len(truth) or side**2 != len(found) or low < 0:
         raise ValueError(
             f"patches: expected ({(len(truth) // _CENTRE) ** 2}, n, n), found {np.shape(patches)}"
         )
-    centre = amplitude[:, low : low + _CENTRE, low : low + _CENTRE].reshape(side, side, _CENTRE, _CENTRE)
-    tiled = centre.transpose(0, 2, 1, 3).reshape(truth.shape).astype(np.float64) * norm
+    centre = found[:, low : low + _CENTRE, low : low + _CENTRE].reshape(side, side, _CENTRE, _CENTRE)
+    return centre.transpose(0, 2, 1, 3).reshape(truth.shape)
+
+
+def score_lines(patches: NDArray[Any], truth: NDArray[Any], norm: float) -> dict[str, float]:
+    """``ssim``, ``psnr_peak255`` and ``psnr`` of predicted patches against the truth, no registration.
+
+    ``patches`` as :func:`tile_centres` takes them. The prediction's mean is scaled to the truth's;
+    2 px are trimmed. SSIM and PSNR use the truth's range.
+    """
+    tiled = np.abs(tile_centres(patches, truth)).astype(np.float64) * norm
+    return score_image(tiled, truth)
+
+
+def score_image(amplitude: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+    """As :func:`score_lines`, of an amplitude image of the truth's shape."""
     inner = slice(_TRIM, -_TRIM)
-    wanted, image = truth[inner, inner].astype(np.float64), tiled[inner, inner]
+    wanted, image = truth[inner, inner].astype(np.float64), np.asarray(amplitude, np.float64)[inner, inner]
     image = image * (wanted.mean() / image.mean())
     error = float(np.mean((image - wanted) ** 2))
     span = float(wanted.max() - wanted.min())

@@ -4,18 +4,23 @@
 
 There is no ground truth. The reference is an iterative reconstruction of all frames made here by a
 plain numpy ePIE, independent of the package. The network is trained on the frames with y above the
-median, from the file's probe guess, and applied to all frames, each on its own.
+median, from the file's probe guess, and applied to all frames, each on its own. `--peer` names the
+Python of an environment with pty-chi (extra `iterative`): its LSQML then runs beside it, from the
+same guess, and is timed, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import fft
@@ -28,6 +33,7 @@ from ptycho_torch.evaluation.alignment import align, inner_rectangle
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.inference import Reconstruction, reconstruct
 from ptycho_torch.inference.refinement import refine_reconstruction, residual
+from ptycho_torch.inference.result import load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.training.run import fit
 
@@ -91,18 +97,44 @@ def rings(model: Any, scan: Scan) -> dict[str, Any]:
     return {"frc50": crossing(curve, 0.5), "frc_1_7": crossing(curve, 1 / 7)}
 
 
+def peer(arguments: Any, scan_path: Path, reference: Reference, border: float) -> dict[str, Any]:
+    """pty-chi's LSQML in an environment of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "peer.npz"
+        command = [
+            str(arguments.peer),
+            str(Path(__file__).with_name("star_peer.py")),
+            str(scan_path),
+            str(result),
+        ]
+        command += ["--epochs", str(arguments.epochs), "--seed", str(arguments.seed)]
+        command += ["--threads", str(torch.get_num_threads())]
+        subprocess.run(command, check=True)
+        done = load_reconstruction(result)
+    return {
+        "epochs": arguments.epochs,
+        "seconds": done.info["refined_seconds"],
+        "residual": done.info["residual"],
+        "correlation": correlations(done, reference, border),
+    }
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--minutes", type=float, default=8.0, help="training, probe refinement included")
     made.add_argument("--sweeps", type=int, default=60, help="of the reference")
     made.add_argument("--gridsize", type=int, default=1)
+    made.add_argument("--peer", type=Path, help="Python with pty-chi, to run its LSQML beside")
+    made.add_argument("--epochs", type=int, default=30, help="of the peer")
     made.add_argument("--refine", type=int, default=20, help="sweeps of refinement after the network")
     made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.minutes, arguments.sweeps = min(arguments.minutes, 0.7), min(arguments.sweeps, 15)
+        arguments.epochs = min(arguments.epochs, 2)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    scan = open_scan(arguments.shared / "data/siemens_star_aps.npz")
+    scan_path = arguments.shared / "data/siemens_star_aps.npz"
+    scan = open_scan(scan_path)
     border = float(np.median(scan.positions[:, 1]))
     training = scan.select(scan.positions[:, 1] > border)
     reference, r_reference, t_reference = epie(scan, arguments.sweeps)
@@ -138,6 +170,7 @@ def main() -> None:
     results = {
         "gridsize": arguments.gridsize,
         "training_seconds": trained.seconds,
+        "image_seconds": trained.seconds + rec.info["seconds"] + refined.info["refined_seconds"],
         "frames_per_second": rec.info["frames_per_second"],
         "correlation": correlations(rec, reference, border),
         "residual": r_single,
@@ -149,6 +182,7 @@ def main() -> None:
             "seconds": refined.info["refined_seconds"],
         },
         "reference": {"sweeps": arguments.sweeps, "residual": r_reference[-1], "seconds": t_reference},
+        "peer": peer(arguments, scan_path, reference, border) if arguments.peer else None,
         "config": arguments.set,
     }
     label = f"star-gridsize{arguments.gridsize}"
@@ -161,7 +195,13 @@ def main() -> None:
             ("refined", results["refined"]["correlation"], refined.info["residual"]),
         )
     ]
-    print(table(rows))
+    seconds = [trained.seconds + rec.info["seconds"], results["image_seconds"]]
+    if results["peer"]:
+        other = results["peer"]
+        name = f"pty-chi LSQML, {other['epochs']} epochs"
+        rows.append({"": name, **other["correlation"], "R": other["residual"]})
+        seconds.append(other["seconds"])
+    print(table([{**row, "seconds": s} for row, s in zip(rows, seconds, strict=True)]))
 
 
 def _figure(

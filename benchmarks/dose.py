@@ -1,0 +1,113 @@
+"""The `dose` benchmark: resolution against photons per frame, for amplitude and Poisson losses.
+
+    python benchmarks/dose.py --minutes 1.5
+
+The objects, probe (measured) and split of the `lines` benchmark, gridsize 1, with 1e3 to 1e9 photons
+per frame in training and test alike. For each dose one network is trained on amplitude errors (MAE)
+and one on the Poisson likelihood, for the same time; the score is the Fourier ring correlation of the
+single-shot prediction with the truth, where it falls below 0.5.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from harness import keep, parser, table
+from lines import predict
+from lines_data import LinesCase, make_case, tile_centres
+from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_torch.evaluation import crossing, fourier_ring_correlation
+from ptycho_torch.training.run import fit
+
+DOSES = (1e3, 1e4, 1e5, 1e6, 1e9)
+LOSSES = {"MAE": (1.0, 0.0), "Poisson": (0.0, 1.0)}
+
+
+def run(case: LinesCase, loss: str, arguments: Any) -> tuple[dict[str, Any], Any]:
+    """Trains with one loss; the score and the tiled amplitude."""
+    mae, nll = LOSSES[loss]
+    config = TrainingConfig(
+        model=ModelConfig(N=64, gridsize=1),
+        overlap_distance=16.0,
+        n_groups=512,
+        nepochs=100_000,
+        max_minutes=arguments.minutes,
+        probe="fixed",
+        val_fraction=0.0,
+        mae_weight=mae,
+        nll_weight=nll,
+        seed=arguments.seed,
+    )
+    trained = fit(case.train, config, ExecutionConfig(progress=False, threads=arguments.threads))
+    patches = predict(trained.diffraction_to_obj, case)
+    image = np.abs(tile_centres(patches, case.truth))
+    curve = fourier_ring_correlation(image, case.truth)
+    at = crossing(curve, 0.5)
+    return {
+        "loss": loss,
+        "frc50_px": at["resolution_px"],
+        "frc50_frequency": at["frequency"],
+        **case.score(patches),
+        "steps": int(trained.history[-1]["step"]),
+        "seconds": trained.seconds,
+    }, image
+
+
+def _figure(rows: list[dict[str, Any]], images: dict[tuple[float, str], Any], path: Path) -> None:
+    doses = sorted({r["photons"] for r in rows})
+    shown = [d for d in (1e3, 1e4, 1e5) if d in doses] or doses[:3]
+    figure = Figure(figsize=(4 + 2.6 * len(shown), 5), layout="constrained")
+    grid = figure.add_gridspec(2, len(shown) + 2)
+    axis = figure.add_subplot(grid[:, :2])
+    for loss, style in (("MAE", "k--s"), ("Poisson", "k-o")):
+        of = sorted((r["photons"], r["frc50_frequency"]) for r in rows if r["loss"] == loss)
+        axis.semilogx([d for d, _ in of], [f for _, f in of], style, ms=5, label=loss)
+    axis.set(
+        xlabel="photons per frame",
+        ylabel="FRC with the truth falls below 0.5 at (cycles per px)",
+        title="single shot, measured probe",
+    )
+    axis.legend(frameon=False)
+    for column, dose in enumerate(shown):
+        for row, loss in enumerate(LOSSES):
+            image = images[dose, loss]
+            axis = figure.add_subplot(grid[row, column + 2])
+            axis.imshow(image / image.mean(), cmap="gray", vmin=0.4, vmax=1.8)
+            axis.set(title=f"{loss}, {dose:.0e} photons", xticks=[], yticks=[])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    matplotlib.use("Agg")
+    made = parser(__doc__)
+    made.add_argument("--photons", type=float, action="append", help="default: 1e3 1e4 1e5 1e6 1e9")
+    made.add_argument("--minutes", type=float, default=1.5, help="of training, each")
+    arguments = made.parse_args()
+    doses = arguments.photons or ((1e4,) if arguments.quick else DOSES)
+    if arguments.quick:
+        arguments.minutes = min(arguments.minutes, 0.5)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    rows: list[dict[str, Any]] = []
+    images: dict[tuple[float, str], Any] = {}
+    for photons in doses:
+        case = make_case(1, "experimental", arguments.shared, arguments.seed, photons=photons)
+        for loss in LOSSES:
+            torch.manual_seed(arguments.seed)
+            row, images[photons, loss] = run(case, loss, arguments)
+            rows.append({"photons": photons, **row})
+            print(table(rows[-1:]), flush=True)
+    _figure(rows, images, arguments.output / "dose.png")
+    print(keep("dose", arguments, rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
