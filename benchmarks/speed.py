@@ -85,7 +85,12 @@ def main() -> None:
             torch.set_num_threads(threads)
             scan = scans[size]
             assert scan.probe is not None
-            config = ModelConfig(N=size, gridsize=gridsize, architecture=architecture)
+            config = ModelConfig(
+                N=size,
+                gridsize=gridsize,
+                architecture=architecture,
+                unrolled_physics_steps=1 if gridsize == 1 else 3,  # what training chooses
+            )
             model = build_pair(config, normalise_probe(scan.probe), 1.0)[1].to(arguments.device).eval()
             if turn == 0:
                 x = torch.rand(2, gridsize**2, size, size, device=arguments.device)
