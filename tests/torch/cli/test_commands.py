@@ -413,3 +413,36 @@ def test_products_are_written_where_metres_are_known(folder: Path, tmp_path: Pat
     rec = load_reconstruction(tmp_path / "out" / "reconstruction.npz")
     assert np.allclose(product.positions_px, rec.positions - rec.origin_xy, atol=1e-6)
     assert np.array_equal(product.object[0], rec.object)
+
+
+def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
+    before = ["reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", "--json"]
+    done = call(*before, "--refine", 3, "--refine-positions", "--refine-minutes", 1)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads(done.stdout)
+    rec = load_reconstruction(tmp_path / "out" / "reconstruction.npz")
+    scan = open_scan(folder / "scan.npz")
+    moved = np.sqrt(np.mean(np.sum((rec.positions - scan.positions) ** 2, axis=1)))
+    assert metrics["moved_rms_px"] == pytest.approx(moved)
+    assert moved > 0
+    assert metrics["residual"] < metrics["residual_before_refinement"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--refine-positions",), "--refine"),
+        (("--refine-minutes", 1), "--refine"),
+        (("--engine", "epie"), "--refine"),
+        (("--engine", "magic", "--refine", 2), "expected one of"),
+        (("--engine", "epie", "--refine", 2, "--refine-minutes", 1), "epochs"),
+    ],
+    ids=str,
+)
+def test_refinement_that_cannot_be_is_refused_first(
+    folder: Path, tmp_path: Path, flags: tuple[object, ...], text: str
+) -> None:
+    done = call("reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", *flags)
+    assert done.exit_code == 2
+    assert text in done.stderr
+    assert not (tmp_path / "out").exists()
