@@ -154,6 +154,9 @@ def curves(folder: Path) -> Path:
                 ms=3,
                 label=label,
             )
+        twins = [r["twin_mean"]["ssim"] for r in found if r["case"] == name and r.get("twin_mean")]
+        if twins:
+            axis.axhline(twins[0], color="k", ls="-.", lw=1, label="mean of truth and twin")
         axis.axhline(PAPER[name], color="0.5", ls="--", lw=1, label="paper, 60 epochs")
         axis.set(title=f"gridsize {name.replace('-', ', ')} probe", xlabel="training (minutes)", ylim=(0, 1))
         axis.legend(frameon=False, fontsize=8, loc="lower right")

@@ -6,7 +6,7 @@ There is no ground truth. The reference is an iterative reconstruction of all fr
 plain numpy ePIE, independent of the package. The network is trained on the frames with y above the
 median, from the file's probe guess, and applied to all frames, each on its own. `--peer` names the
 Python of an environment with pty-chi (extra `iterative`): its LSQML then runs beside it, from the
-same guess, and is timed, too.
+same guess, and is timed, too, as are as many sweeps of `refine` without a network.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from ptycho_torch.inference.refinement import refine_reconstruction, residual
 from ptycho_torch.inference.result import load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.training.run import fit
+from star_peer import flat_start
 
 
 def epie(scan: Scan, sweeps: int, seed: int = 0) -> tuple[Reference, list[float], float]:
@@ -167,6 +168,7 @@ def main() -> None:
     refined = refine_reconstruction(rec, scan, sweeps=arguments.refine)
     flat = dataclasses.replace(rec, object=np.where(rec.weight > 0, 1, 0).astype(np.complex64))
     from_flat = refine_reconstruction(flat, scan, sweeps=arguments.refine)
+    unlearned = refine_reconstruction(flat_start(scan), scan, sweeps=arguments.epochs)
     results = {
         "gridsize": arguments.gridsize,
         "training_seconds": trained.seconds,
@@ -182,6 +184,12 @@ def main() -> None:
             "seconds": refined.info["refined_seconds"],
         },
         "reference": {"sweeps": arguments.sweeps, "residual": r_reference[-1], "seconds": t_reference},
+        "unlearned": {
+            "sweeps": unlearned.info["refined_sweeps"],
+            "seconds": unlearned.info["refined_seconds"],
+            "residual": unlearned.info["residual"],
+            "correlation": correlations(unlearned, reference, border),
+        },
         "peer": peer(arguments, scan_path, reference, border) if arguments.peer else None,
         "config": arguments.set,
     }
@@ -196,9 +204,10 @@ def main() -> None:
         )
     ]
     seconds = [trained.seconds + rec.info["seconds"], results["image_seconds"]]
+    others = [(f"refine without network, {arguments.epochs} sweeps", results["unlearned"])]
     if results["peer"]:
-        other = results["peer"]
-        name = f"pty-chi LSQML, {other['epochs']} epochs"
+        others.append((f"pty-chi LSQML, {arguments.epochs} epochs", results["peer"]))
+    for name, other in others:
         rows.append({"": name, **other["correlation"], "R": other["residual"]})
         seconds.append(other["seconds"])
     print(table([{**row, "seconds": s} for row, s in zip(rows, seconds, strict=True)]))
