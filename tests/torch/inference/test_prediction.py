@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,26 @@ def test_training_state_of_the_model_is_not_needed() -> None:
     made = model(1, 1)
     made.train()  # type: ignore[attr-defined]
     assert not torch.is_grad_enabled() or reconstruct(made, SCAN).object.any()
+
+
+def test_an_error_while_reading_reaches_the_caller() -> None:
+    """Frames are read in a thread, one batch ahead: a file that fails half-way must not go unseen."""
+
+    class Failing:
+        shape, dtype, ndim = SCAN.frames.shape, SCAN.frames.dtype, 3
+        armed = False
+
+        def __len__(self) -> int:
+            return len(SCAN.frames)
+
+        def __getitem__(self, index: object) -> np.ndarray:
+            if self.armed and np.max(np.arange(len(self))[index]) > 16:
+                raise OSError("the disk is gone")
+            return SCAN.frames[index]
+
+    frames = Failing()
+    scan = dataclasses.replace(SCAN, frames=frames)
+    with pytest.raises(OSError, match="the disk is gone"):
+        reconstruct(
+            model(iterations=1), scan, batch_size=8, progress=lambda *_: setattr(frames, "armed", True)
+        )
