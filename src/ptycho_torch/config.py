@@ -120,6 +120,9 @@ class TrainingConfig:
     mae_weight: float = opt(1.0, "weight of the mean absolute error of amplitudes", ge=0)
     nll_weight: float = opt(0.0, "weight of the Poisson negative log-likelihood of counts", ge=0)
     overlap_weight: float = opt(1.0, "weight of the same losses after merging a group's patches", ge=0)
+    overlap_own: float = opt(
+        1.0, "share of a frame's own patch in what is merged under it; 0: only its neighbours'", ge=0, le=1
+    )
     frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
     equivariance_weight: float | None = opt(
         None,

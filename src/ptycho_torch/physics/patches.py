@@ -20,7 +20,16 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 
-__all__ = ["Sampler", "assemble", "crop", "cubic_kernel", "merge", "region_size", "sampling_matrices"]
+__all__ = [
+    "Sampler",
+    "assemble",
+    "crop",
+    "cubic_kernel",
+    "merge",
+    "merged_under",
+    "region_size",
+    "sampling_matrices",
+]
 
 
 def cubic_kernel(distance: Tensor) -> Tensor:
@@ -99,6 +108,26 @@ def merge(patches: Tensor, weight: Tensor, offsets: Tensor, region: int, eps: fl
     # Weights are translated by the same cubic kernel, whose lobes may dip below zero at an edge.
     norm = (y.mT @ weight @ x).sum(-3).clamp_min(0)
     return total / (norm + eps * weight.max())
+
+
+def merged_under(
+    patches: Tensor, weight: Tensor, offsets: Tensor, region: int, own: float = 1.0, eps: float = 1e-3
+) -> Tensor:
+    """What the group's :func:`merge` puts under each member, with the member's own share scaled by ``own``.
+
+        m_c = R_c( sum_k T(w o_k) - (1 - own) T(w o_c) ) / ( R_c( sum_k T(w) - (1 - own) T(w) ) + eps max w )
+
+    Arguments as in :func:`merge`; ``own`` = 1 is its crop, 0 leaves each member to its neighbours.
+    Returns (B, C, N, N).
+    """
+    sampler = Sampler(offsets, patches.shape[-1], region)
+    lit = (patches * weight, weight.expand(patches.shape))
+    top, bottom = (sampler.crop(sampler.assemble(part)) for part in lit)
+    if own != 1:
+        down, across = sampler.y @ sampler.y.mT, sampler.x @ sampler.x.mT
+        top = top - (1 - own) * _sandwich(down, lit[0], across)
+        bottom = bottom - (1 - own) * _sandwich(down, lit[1], across)
+    return top / (bottom.clamp_min(0) + eps * weight.max())
 
 
 def _check(offsets: Tensor) -> None:

@@ -16,7 +16,7 @@ from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.model import Autoencoder
 from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll, total_variation
-from ptycho_torch.physics.patches import crop, merge
+from ptycho_torch.physics.patches import crop, merge, merged_under
 from ptycho_torch.training.data import Batch
 
 __all__ = ["PtychoModule"]
@@ -82,8 +82,11 @@ class PtychoModule(lightning.LightningModule):
         if not supervised and self.single and members > 1:
             power = core.probe.abs().square().sum(0)
             shifts = offsets[:, :, 0]
-            whole = merge(patches, power, shifts, self.region)
-            loss = loss + config.overlap_weight * self.misfit(crop(whole, shifts, size), x)
+            if config.overlap_own == 1:
+                under = crop(merge(patches, power, shifts, self.region), shifts, size)
+            else:
+                under = merged_under(patches, power, shifts, self.region, config.overlap_own)
+            loss = loss + config.overlap_weight * self.misfit(under, x)
             if config.frame_weight:
                 loss = loss + config.frame_weight * self.misfit(patches, x)
         elif not supervised:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.physics.patches import assemble, crop, merge, region_size
+from ptycho_torch.physics.patches import assemble, crop, merge, merged_under, region_size
 
 cases = given(
     size=st.integers(2, 6).map(lambda n: 2 * n),
@@ -112,3 +112,37 @@ def test_result_does_not_depend_on_the_batch() -> None:
     whole = crop(region, offsets, 12)
     parts = torch.cat([crop(region[i : i + 1], offsets[i : i + 1], 12) for i in range(5)])
     torch.testing.assert_close(whole, parts)
+
+
+def _group(seed: int = 0, whole: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.randn(2, 4, 12, 12, generator=generator, dtype=torch.complex128)
+    offsets = torch.rand(2, 4, 2, generator=generator, dtype=torch.float64) * 6 - 3
+    weight = torch.rand(12, 12, generator=generator, dtype=torch.float64) + 0.1
+    return patches, weight, offsets.round() if whole else offsets
+
+
+def test_the_whole_share_is_the_merge() -> None:
+    patches, weight, offsets = _group(whole=True)
+    expected = crop(merge(patches, weight, offsets, 24), offsets, 12)
+    torch.testing.assert_close(merged_under(patches, weight, offsets, 24), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), member=st.integers(0, 3))
+def test_without_its_own_share_a_member_is_what_its_neighbours_say(seed: int, member: int) -> None:
+    patches, weight, offsets = _group(seed)
+    before = merged_under(patches, weight, offsets, 24, own=0.0)
+    patches[:, member] = 100.0
+    after = merged_under(patches, weight, offsets, 24, own=0.0)
+    torch.testing.assert_close(after[:, member], before[:, member], rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(after, before)
+
+
+def test_members_that_agree_agree_with_any_share() -> None:
+    _, weight, offsets = _group()
+    same = torch.full((2, 4, 12, 12), 0.5 + 0.2j, dtype=torch.complex128)
+    inner = slice(5, 7)  # under all members, whatever the offsets
+    for own in (1.0, 0.5, 0.1):
+        found = merged_under(same, weight, offsets, 24, own=own, eps=0.0)[..., inner, inner]
+        torch.testing.assert_close(found, same[..., inner, inner])
