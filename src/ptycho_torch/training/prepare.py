@@ -26,7 +26,7 @@ _REFINE_FRAMES = 512
 @dataclass(frozen=True)
 class Prepared:
     """``normalisation`` f and ``intensity_scale`` s as in :mod:`ptycho_torch.physics.units`; ``probe``
-    (modes, N, N) normalised; ``residuals`` of the probe's refinement, empty where there was none."""
+    (modes, N, N) normalised, for a network with bounded amplitude brighter; ``residuals`` of the probe's refinement, empty where there was none."""
 
     normalisation: float
     intensity_scale: float
@@ -99,7 +99,17 @@ def prepare(
         if not np.isfinite(refined.residuals[-1]):
             raise ConfigError("probe: refinement diverged; use --probe trainable or check the probe guess")
         probe, residuals = normalise_probe(refined.probe), refined.residuals
-    return Prepared(normalisation, scale, probe, residuals)
+    return Prepared(normalisation, scale, probe * np.float32(_headroom(config)), residuals)
+
+
+def _headroom(config: TrainingConfig) -> float:
+    """Factor on the probe that keeps the object within what the network can say.
+
+    Under a normalised probe the object's mean amplitude is about 1. The sigmoid of ``cnn`` ends at 1, so it gets a
+    brighter probe, in whose gauge the object is about 0.4.
+    """
+    capped = config.model.architecture == "cnn" and config.model.amp_activation == "sigmoid"
+    return 2.5 if capped else 1.0
 
 
 def _overlaps(scan: Scan, size: int) -> bool:

@@ -216,3 +216,16 @@ def test_validation_frames_are_not_trained_on() -> None:
     ours = {tuple(p) for p in data.train_scan.positions}
     assert not ours & {tuple(p) for p in data.val_scan.positions}
     assert len(ours) + len(data.val_scan.positions) == SCAN.n_frames
+
+
+def test_a_bounded_network_gets_room_above_the_mean() -> None:
+    """A sigmoid ends at 1: the object's mean must lie well below it, in the gauge of the probe that is kept."""
+    from ptycho_torch.training.prepare import prepare
+
+    scan = small_scan(64, 6.0, 92)
+    plain = prepare(scan, small_config(64)).probe
+    capped = prepare(scan, small_config(64, architecture="cnn")).probe
+    np.testing.assert_allclose(capped, 2.5 * plain, rtol=1e-6)
+    free = small_config(64, architecture="cnn")
+    free.model.amp_activation = "softplus"
+    np.testing.assert_array_equal(prepare(scan, free).probe, plain)
