@@ -89,11 +89,7 @@ def fit(
     execution = execution or ExecutionConfig()
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     config.model.N = config.model.N or scan.N
-    if config.model.unrolled_physics_steps is None:
-        # Groups hold enough to go on with: benchmarks/NOTES.md
-        config.model.unrolled_physics_steps = 1 if config.model.gridsize == 1 else 3
-    if config.equivariance_weight is None:
-        config.equivariance_weight = 0.0 if config.overlap else 1.0
+    _choose(config)
     validate(config)
     validate(execution, "execution.")
     _check_fit(scan, validation, config)
@@ -160,6 +156,19 @@ def fit(
         interrupted,
         prepared.residuals,
     )
+
+
+def _choose(config: TrainingConfig) -> None:
+    """Fills in what a configuration leaves to training. What each choice is worth: benchmarks/NOTES.md."""
+    model = config.model
+    if model.unrolled_physics_steps is None:
+        model.unrolled_physics_steps = 1 if model.gridsize == 1 else 3
+    partial = model.architecture == "cnn" and (model.object_big or (model.pad_object and not model.probe_big))
+    if config.overlap and model.gridsize == 1 and partial:
+        _log.info("overlap: cnn vouches for the middle of its patches only; training on single frames")
+        config.overlap = False
+    if config.equivariance_weight is None:
+        config.equivariance_weight = 0.0 if config.overlap or partial else 1.0
 
 
 def _run(

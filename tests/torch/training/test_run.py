@@ -229,3 +229,22 @@ def test_a_bounded_network_gets_room_above_the_mean() -> None:
     free = small_config(64, architecture="cnn")
     free.model.amp_activation = "softplus"
     np.testing.assert_array_equal(prepare(scan, free).probe, plain)
+
+
+def test_what_is_left_to_training_is_chosen_and_kept() -> None:
+    quick = {"max_steps": 1, "nepochs": 1}
+    single = fit(SCAN, small_config(**quick), QUIET).config
+    assert (single.model.unrolled_physics_steps, single.equivariance_weight) == (1, 0.0)
+    assert fit(SCAN, small_config(gridsize=2, **quick), QUIET).config.model.unrolled_physics_steps == 3
+    assert fit(SCAN, small_config(overlap=False, **quick), QUIET).config.equivariance_weight == 1.0
+    given = small_config(overlap=False, equivariance_weight=0.25, **quick)
+    given.model.unrolled_physics_steps = 2
+    kept = fit(SCAN, given, QUIET).config
+    assert (kept.model.unrolled_physics_steps, kept.equivariance_weight) == (2, 0.25)
+
+
+def test_patches_that_are_right_in_the_middle_only_are_not_merged() -> None:
+    scan = small_scan(64, 6.0, 92)
+    used = fit(scan, small_config(64, architecture="cnn", max_steps=1, nepochs=1), QUIET).config
+    assert not used.overlap
+    assert used.equivariance_weight == 0.0
