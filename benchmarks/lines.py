@@ -158,7 +158,9 @@ def curves(folder: Path) -> Path:
         if twins:
             axis.axhline(twins[0], color="k", ls="-.", lw=1, label="mean of truth and twin")
         axis.axhline(PAPER[name], color="0.5", ls="--", lw=1, label="paper, 60 epochs")
-        axis.set(title=f"gridsize {name.replace('-', ', ')} probe", xlabel="training (minutes)", ylim=(0, 1.04))
+        axis.set(
+            title=f"gridsize {name.replace('-', ', ')} probe", xlabel="training (minutes)", ylim=(0, 1.04)
+        )
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     figure.axes[0].set_ylabel("SSIM")
     path = folder / "lines-curves.png"
