@@ -27,10 +27,10 @@ from pathlib import Path
 import dill
 import numpy as np
 
+from ptycho_torch.bundle.container.sidecar import SIDECAR
+from ptycho_torch.bundle.container.zipwriter import Member, zip_parts
 from ptycho_torch.bundle.contents import read_bundle
-from ptycho_torch.bundle.encoder import PersistentId, Symbol, encode
-from ptycho_torch.bundle.sidecar import SIDECAR
-from ptycho_torch.bundle.zipwriter import Member, zip_parts
+from ptycho_torch.bundle.pickles.encoder import PersistentId, Symbol, encode
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import BundleError
 from ptycho_torch.model_manager import save_torch_bundle

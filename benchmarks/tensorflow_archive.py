@@ -28,7 +28,7 @@ from ptycho_torch.inference.layout import from_channels_last, to_channels_last
 
 _FRESH = """
 import json, sys, time, numpy, torch
-import ptycho_torch.bundle.tensorflow, ptycho_torch.generators.cnn, h5py
+import ptycho_torch.bundle.keras.tensorflow, ptycho_torch.generators.cnn, h5py
 from ptycho_torch import load_torch_bundle
 began = time.perf_counter()
 model, params = load_torch_bundle(sys.argv[1])

@@ -13,7 +13,7 @@ _HOMES = {
     "VerifyReport": "verify",
     "export_safetensors": "export",
     "inspect_bundle": "inspect",
-    "open_archive": "archive",
+    "open_archive": "container.archive",
     "read_bundle": "contents",
     "verify_bundle": "verify",
 }
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ptycho_torch.bundle.archive import open_archive
+    from ptycho_torch.bundle.container.archive import open_archive
     from ptycho_torch.bundle.contents import Bundle, read_bundle
     from ptycho_torch.bundle.export import export_safetensors
     from ptycho_torch.bundle.inspect import inspect_bundle

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ptycho_torch.bundle import limits
-from ptycho_torch.bundle.archive import Archive, ZipArchive, open_archive
-from ptycho_torch.bundle.decoder import decode
+from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.container.archive import Archive, ZipArchive, open_archive
+from ptycho_torch.bundle.container.sidecar import SIDECAR, check_member, parse_sidecar
 from ptycho_torch.bundle.params import check_params
-from ptycho_torch.bundle.sidecar import SIDECAR, check_member, parse_sidecar
+from ptycho_torch.bundle.pickles.decoder import decode
 from ptycho_torch.bundle.tensors import Weights, read_weights
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, printable

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ptycho_torch.bundle.container.sidecar import readable
+from ptycho_torch.bundle.container.writer import replace_file
 from ptycho_torch.bundle.contents import read_bundle
-from ptycho_torch.bundle.sidecar import readable
-from ptycho_torch.bundle.writer import replace_file
 from ptycho_torch.errors import DependencyError, printable
 
 __all__ = ["export_safetensors"]

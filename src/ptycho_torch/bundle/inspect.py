@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ptycho_torch.bundle.container.sidecar import readable
 from ptycho_torch.bundle.contents import read_bundle
-from ptycho_torch.bundle.sidecar import readable
 
 __all__ = ["inspect_bundle"]
 

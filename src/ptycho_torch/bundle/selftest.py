@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ptycho_torch.bundle.sidecar import SelfTest
+from ptycho_torch.bundle.container.sidecar import SelfTest
 from ptycho_torch.errors import DataError
 
 __all__ = ["Group", "make_self_test", "run_self_test", "synthetic_frames"]

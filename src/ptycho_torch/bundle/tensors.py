@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ptycho_torch.bundle import limits
-from ptycho_torch.bundle.decoder import decode
-from ptycho_torch.bundle.encoder import PersistentId, Symbol, encode
-from ptycho_torch.bundle.values import DictRef, Name, RefusedError
-from ptycho_torch.bundle.zipreader import MemorySource, ZipReader
-from ptycho_torch.bundle.zipwriter import Buffer, Member, zip_parts
+from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.container.zipreader import MemorySource, ZipReader
+from ptycho_torch.bundle.container.zipwriter import Buffer, Member, zip_parts
+from ptycho_torch.bundle.pickles.decoder import decode
+from ptycho_torch.bundle.pickles.encoder import PersistentId, Symbol, encode
+from ptycho_torch.bundle.pickles.values import DictRef, Name, RefusedError
 from ptycho_torch.errors import BundleError, printable
 
 if TYPE_CHECKING:

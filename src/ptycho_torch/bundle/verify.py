@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import Bundle, read_bundle
-from ptycho_torch.bundle.sidecar import SIDECAR, read_self_test
 from ptycho_torch.errors import BundleError, DependencyError
 
 __all__ = ["Check", "VerifyReport", "verify_bundle"]

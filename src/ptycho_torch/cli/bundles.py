@@ -72,7 +72,7 @@ def convert(
     console = Console(json, quiet)
     from dataclasses import asdict
 
-    from ptycho_torch.bundle.tensorflow import convert as convert_archive
+    from ptycho_torch.bundle.keras.tensorflow import convert as convert_archive
 
     report = asdict(convert_archive(old, new))
     rows = {k: v for k, v in report.items() if k not in ("origin", "not_carried")}

@@ -13,7 +13,7 @@ import dill
 import torch
 from torch import nn
 
-from ptycho_torch.bundle.zipwriter import Member, zip_parts
+from ptycho_torch.bundle.container.zipwriter import Member, zip_parts
 from ptycho_torch.config import ModelConfig, TrainingConfig
 from ptycho_torch.model import build_pair, default_probe
 from ptycho_torch.model_manager import save_torch_bundle

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from bundle_models import members, small_pair
 
-from ptycho_torch.bundle.sidecar import FORMAT_VERSION
-from ptycho_torch.bundle.zipwriter import Member, zip_parts
+from ptycho_torch.bundle.container.sidecar import FORMAT_VERSION
+from ptycho_torch.bundle.container.zipwriter import Member, zip_parts
 from ptycho_torch.generators import available
 from ptycho_torch.model_manager import save_torch_bundle
 

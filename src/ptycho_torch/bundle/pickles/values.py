@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ptycho_torch.bundle import limits
+from ptycho_torch.bundle.container import limits
 
 __all__ = ["DILL_TABLE", "ArrayRef", "DictRef", "DtypeRef", "Name", "RefusedError", "make_array"]
 

@@ -1,4 +1,4 @@
-"""The layers that a Keras model's description lists, as plain records; see :mod:`ptycho_torch.bundle.keras_graph`.
+"""The layers that a Keras model's description lists, as plain records; see :mod:`ptycho_torch.bundle.keras.graph`.
 
 Only classes that the TensorFlow program uses pass; names in the file are compared and never looked up.
 Imports neither torch nor Keras.

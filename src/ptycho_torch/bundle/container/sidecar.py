@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ptycho_torch.bundle import limits
+from ptycho_torch.bundle.container import limits
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = [

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.bundle.decoder import decode
-from ptycho_torch.bundle.encoder import encode
+from ptycho_torch.bundle.pickles.decoder import decode
+from ptycho_torch.bundle.pickles.encoder import encode
 from ptycho_torch.errors import BundleError
 
 
@@ -266,7 +266,7 @@ def test_the_writer_refuses_a_cycle() -> None:
 
 def test_same_bytes_in_every_process() -> None:
     code = (
-        "import sys, numpy as np; from ptycho_torch.bundle.encoder import encode;"
+        "import sys, numpy as np; from ptycho_torch.bundle.pickles.encoder import encode;"
         "sys.stdout.buffer.write(encode({'b': [1, 'x', ('x',)], 'a': np.arange(3.), 'c': {'z': 1, 'y': {'x'*3: 2}}}, ValueError))"
     )
     out = {

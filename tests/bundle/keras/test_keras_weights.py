@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_archives import Program, keras_file, weights_file
-from ptycho_torch.bundle.keras_graph import read_network
-from ptycho_torch.bundle.keras_weights import read_keras
+from ptycho_torch.bundle.keras.graph import read_network
+from ptycho_torch.bundle.keras.weights import read_keras
 from ptycho_torch.errors import BundleError
 
 PROGRAM = Program()

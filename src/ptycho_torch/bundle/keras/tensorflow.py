@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ptycho_torch.bundle.archive import Archive, bundle_file
+from ptycho_torch.bundle.container.archive import Archive, bundle_file
 from ptycho_torch.bundle.contents import Bundle, read_bundle, read_params
-from ptycho_torch.bundle.keras_graph import HeadLayers, Network, read_network
-from ptycho_torch.bundle.keras_weights import KerasFile, read_keras
+from ptycho_torch.bundle.keras.graph import HeadLayers, Network, read_network
+from ptycho_torch.bundle.keras.weights import KerasFile, read_keras
 from ptycho_torch.errors import BundleError, OutputError, PtychoError, printable
 
 __all__ = ["ConversionReport", "convert", "load_tensorflow_archive"]
@@ -40,7 +40,7 @@ _TAIL: Final = "model.keras"
 def load_tensorflow_archive(archive: Archive, model_name: str) -> tuple[nn.Module, dict[str, Any]]:
     """One model of a TensorFlow archive, rebuilt in eval mode, and the params that describe it.
 
-    ``archive``: opened by :func:`~ptycho_torch.bundle.archive.open_archive`; ``model_name``: a folder in
+    ``archive``: opened by :func:`~ptycho_torch.bundle.container.archive.open_archive`; ``model_name``: a folder in
     it. A model with three outputs becomes an ``Autoencoder``, one with the object alone a
     ``DiffractionToObject``. The params are the archive's, with ``architecture`` 'cnn' and, where the
     archive is silent, the values that the network itself shows.

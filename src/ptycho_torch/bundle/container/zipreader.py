@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ptycho_torch.bundle import limits
+from ptycho_torch.bundle.container import limits
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = ["Entry", "MemorySource", "Source", "ZipReader"]

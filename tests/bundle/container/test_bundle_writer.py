@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_torch.bundle.archive import bundle_file, open_archive
-from ptycho_torch.bundle.writer import replace_file
+from ptycho_torch.bundle.container.archive import bundle_file, open_archive
+from ptycho_torch.bundle.container.writer import replace_file
 from ptycho_torch.errors import BundleError, BundleNotFoundError, OutputError
 
 
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_the_old_file() -> None:
 LOOP = """
 import hashlib, sys
 from pathlib import Path
-from ptycho_torch.bundle.writer import replace_file
+from ptycho_torch.bundle.container.writer import replace_file
 target, who = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 i = 0

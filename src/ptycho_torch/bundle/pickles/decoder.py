@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine. This is that machine with the dangerous half left
 out: no attribute lookups, no imports, no instances, no classes. What remains are the instructions
 that protocols 2 to 5 use for plain data, plus calls to a closed table of our own functions
-(:mod:`ptycho_torch.bundle.values`). One decoder serves the ``.dill`` members and the pickle inside
+(:mod:`ptycho_torch.bundle.pickles.values`). One decoder serves the ``.dill`` members and the pickle inside
 ``model.pth``. The page docs/bundle-format.md lists what is accepted and why. Imports no torch.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_torch.bundle import limits
-from ptycho_torch.bundle.values import DILL_TABLE, ArrayRef, DictRef, DtypeRef, Name, RefusedError
+from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.pickles.values import DILL_TABLE, ArrayRef, DictRef, DtypeRef, Name, RefusedError
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = ["decode"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.bundle.zipreader import MemorySource, ZipReader
-from ptycho_torch.bundle.zipwriter import Member, zip_parts
+from ptycho_torch.bundle.container.zipreader import MemorySource, ZipReader
+from ptycho_torch.bundle.container.zipwriter import Member, zip_parts
 from ptycho_torch.errors import BundleError
 
 

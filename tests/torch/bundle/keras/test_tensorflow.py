@@ -14,7 +14,7 @@ import torch
 
 from keras_archives import Program, keras_file, weights_file, write_archive
 from ptycho_torch import legacy
-from ptycho_torch.bundle.tensorflow import convert
+from ptycho_torch.bundle.keras.tensorflow import convert
 from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.errors import BundleError, OutputError
 from ptycho_torch.inference import reconstruct

@@ -2,7 +2,7 @@
 
 The output is protocol 4 without memo, so it does not depend on which objects happen to be shared,
 and names nothing but numpy's array functions: plain ``pickle.load`` and ``dill.load`` read it, with
-numpy 1 and 2. What :mod:`ptycho_torch.bundle.decoder` would refuse is refused here, with the place
+numpy 1 and 2. What :mod:`ptycho_torch.bundle.pickles.decoder` would refuse is refused here, with the place
 of the value. Imports no torch.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_torch.bundle import limits
+from ptycho_torch.bundle.container import limits
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = ["Symbol", "encode"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from ptycho_torch.bundle import limits
-from ptycho_torch.bundle.zipreader import ZipReader
+from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.container.zipreader import ZipReader
 from ptycho_torch.errors import BundleError, BundleNotFoundError, printable
 
 __all__ = ["ARCHIVE_NAME", "Archive", "bundle_file", "open_archive"]

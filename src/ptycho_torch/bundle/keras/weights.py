@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.bundle import limits
-from ptycho_torch.bundle.zipreader import MemorySource, ZipReader
+from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.container.zipreader import MemorySource, ZipReader
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = ["KerasFile", "read_keras"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ptycho_torch.bundle.keras_layers import Layer, read_ends, read_layers
+from ptycho_torch.bundle.keras.layers import Layer, read_ends, read_layers
 from ptycho_torch.errors import BundleError, printable
 
 __all__ = ["HeadLayers", "Network", "read_network"]

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ptycho_torch.bundle.zipwriter import Buffer
+from ptycho_torch.bundle.container.zipwriter import Buffer
 from ptycho_torch.errors import OutputError, PtychoError, printable
 
 try:

@@ -1,0 +1,1 @@
+"""Archives of the TensorFlow program: description and weights of a Keras model, without Keras."""

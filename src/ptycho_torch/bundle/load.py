@@ -1,0 +1,85 @@
+"""``load_torch_bundle``: a model with its weights and params out of a bundle. Nothing in the file is executed.
+
+Imports without torch; loading weights then says what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ptycho_torch import legacy
+from ptycho_torch.bundle.contents import MANIFEST, read_bundle
+from ptycho_torch.errors import ConfigError, DependencyError, printable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ptycho_torch.bundle.rebuild import Builder
+
+__all__ = ["load_torch_bundle"]
+
+
+def load_torch_bundle(
+    base_path: str | os.PathLike[str],
+    model_name: str = "diffraction_to_obj",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    builder: Builder | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model ``model_name`` of a bundle in eval mode with its weights, and the params snapshot.
+
+    ``base_path``: ``{base_path}``, ``{base_path}.zip``, a folder holding ``wts.h5.zip``, or a folder holding
+    an unpacked bundle. ``device``: where the model is put (default: CPU); ``dtype``: floating type of its
+    parameters (complex ones follow). Archives of the TensorFlow program are recognised and rebuilt.
+    Nothing in the file is executed. After success the global ``params.cfg`` holds the params.
+
+    Raises :class:`~ptycho_torch.errors.BundleError` (a ``ValueError``;
+    :class:`~ptycho_torch.errors.BundleNotFoundError` where there is no file) with the text
+    ``path: member: reason``, :class:`~ptycho_torch.errors.DependencyError` without torch.
+    """
+    with read_bundle(base_path) as bundle:
+        if model_name not in bundle.models:
+            shown = ", ".join(bundle.models)
+            raise bundle.error(MANIFEST, f"no model {printable(repr(model_name), 80)}; there is: {shown}")
+        _need_torch(bundle.path)
+        if bundle.backend == "tensorflow":
+            from ptycho_torch.bundle.keras.tensorflow import load_tensorflow_archive
+
+            module, params = load_tensorflow_archive(bundle.archive, model_name)
+        else:
+            from ptycho_torch.bundle.rebuild import load_model
+
+            module = load_model(bundle, model_name, builder=builder)
+            params = dict(bundle.params[model_name])
+    if params.get("intensity_scale") is None:
+        params["intensity_scale"] = float(getattr(module, "intensity_scale", None) or 1.0)
+    module = _moved(module, device, dtype).eval()
+    legacy.cfg.update(params)
+    return module, params
+
+
+def _need_torch(path: str) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise DependencyError(
+            f"{printable(path, 1000)}: loading weights needs torch: pip install torch (manifest and params can be read without)"
+        ) from None
+
+
+def _moved(module: nn.Module, device: str | torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    import torch
+
+    if dtype is not None:
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ConfigError(
+                f"dtype: expected a floating torch type such as torch.float32, found {printable(dtype)}"
+            )
+        wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+        module = module._apply(
+            lambda t: t.to(wide) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t
+        )
+    return module if device is None else module.to(device)
