@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from harness import keep, parser, table
 from lines_data import LinesCase, make_case, score_image, tile_centres
-from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_torch.config_io import set_field
+from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
 from ptycho_torch.inference import reconstruct
 from ptycho_torch.inference.refinement import refine_reconstruction
 from ptycho_torch.model import DiffractionToObject

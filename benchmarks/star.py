@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from harness import keep, parser, table
-from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_torch.config_io import set_field
+from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
 from ptycho_torch.evaluation import crossing, evaluate, fourier_ring_correlation
 from ptycho_torch.evaluation.alignment import align, inner_rectangle
 from ptycho_torch.evaluation.reference import Reference, as_reference

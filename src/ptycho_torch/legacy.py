@@ -68,7 +68,7 @@ def model_config_from_legacy(params: Mapping[str, Any]) -> ModelConfig:
 
     Raises :class:`~ptycho_torch.errors.ConfigError` for a value of the wrong type or out of range.
     """
-    from ptycho_torch.config_io import set_field
+    from ptycho_torch.config import set_field
 
     config = ModelConfig()
     for item in dataclasses.fields(ModelConfig):

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptycho_torch.config import ModelConfig
-from ptycho_torch.config_io import validate
+from ptycho_torch.config import ModelConfig, validate
 from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.generators import Proposal, build
 from ptycho_torch.legacy import model_config_from_legacy

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from ptycho_torch.cli.app import app
 from ptycho_torch.cli.inferring import _NOT_FLAGS
 from ptycho_torch.cli.options import apply_flags, with_fields
-from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig
-from ptycho_torch.config_io import config_fields
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, config_fields
 from ptycho_torch.errors import ConfigError
 
 COMMANDS = ("demo", "simulate", "train", "reconstruct", "evaluate", "inspect", "verify", "export", "convert")

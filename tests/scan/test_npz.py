@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ptycho_torch.errors import OutputError, PtychoError, ScanError, ScanNotFoundError
-from ptycho_torch.scan import Scan, npy, open_scan, read_probe, write_scan
+from ptycho_torch.files import archive as npy_archive
+from ptycho_torch.scan import Scan, open_scan, read_probe, write_scan
 from ptycho_torch.scan.registry import file_sha256, format_names, register_format
 from strategies import scans
 
@@ -245,7 +246,7 @@ def test_damage_is_refused_or_harmless(data: st.DataObject, tmp_path: Path) -> N
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, **{**parts(), "diff3d": np.zeros((5, 512, 512), np.uint8)})
-    monkeypatch.setattr(npy, "_LARGE", 1 << 20)
+    monkeypatch.setattr(npy_archive, "_LARGE", 1 << 20)
     with pytest.raises(ScanError, match="diff3d: expected an array compressed less than 500 times"):
         open_scan(path)
 

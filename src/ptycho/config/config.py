@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.config import ExecutionConfig as PyTorchExecutionConfig
-from ptycho_torch.config import InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_torch.config_io import read_yaml, validate
+from ptycho_torch.config import InferenceConfig, ModelConfig, TrainingConfig, read_yaml, validate
 from ptycho_torch.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, update_legacy_dict
 
 __all__ = [

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ptycho_torch import __version__, legacy
+from ptycho_torch import legacy
+from ptycho_torch._version import __version__
 from ptycho_torch.bundle.container.archive import bundle_file
 from ptycho_torch.bundle.container.sidecar import SIDECAR, SelfTest, make_sidecar
 from ptycho_torch.bundle.container.writer import replace_file

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ptycho_torch import __version__
+from ptycho_torch._version import __version__
 from ptycho_torch.cli import bundles, evaluating, inferring, simulating, training
 
 __all__ = ["app"]

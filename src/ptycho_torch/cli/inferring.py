@@ -10,8 +10,7 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.training import FormatOption, MeasurementOption
-from ptycho_torch.config import ExecutionConfig, InferenceConfig
-from ptycho_torch.config_io import config_fields
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields
 from ptycho_torch.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -82,7 +81,7 @@ def reconstruct(
     metrics.json and report.html.
     """
     console = Console(json, quiet)
-    from ptycho_torch.config_io import from_dict, read_yaml
+    from ptycho_torch.config import from_dict, read_yaml
 
     settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
     if config is not None:

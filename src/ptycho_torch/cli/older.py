@@ -28,7 +28,7 @@ InferenceBatchFlag = Annotated[
 
 def _given(config: Any, **values: Any) -> None:
     """Sets the fields that have a value; ``n_images`` says that it is deprecated."""
-    from ptycho_torch.config_io import set_field
+    from ptycho_torch.config import set_field
 
     images = values.pop("n_images", None)
     if images is not None:
@@ -42,7 +42,7 @@ def _given(config: Any, **values: Any) -> None:
 
 def _from_file(config: Any, path: Path | None) -> None:
     if path is not None:
-        from ptycho_torch.config_io import load_yaml
+        from ptycho_torch.config import load_yaml
 
         load_yaml(type(config), path, config)
 

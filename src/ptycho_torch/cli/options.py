@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from ptycho_torch.config_io import config_fields, set_field
+from ptycho_torch.config import config_fields, set_field
 
 __all__ = ["apply_flags", "with_fields"]
 

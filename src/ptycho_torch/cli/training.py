@@ -69,7 +69,7 @@ def train(
     best model so far.
     """
     console = Console(json, quiet)
-    from ptycho_torch.config_io import from_dict, read_yaml
+    from ptycho_torch.config import from_dict, read_yaml
 
     settings, execution = TrainingConfig(), ExecutionConfig()
     settings.model.N = 0

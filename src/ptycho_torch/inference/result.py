@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
-from ptycho_torch.scan.npy import Archive
+from ptycho_torch.files.archive import Archive
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 

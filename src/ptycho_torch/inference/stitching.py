@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.errors import DataError
+from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.inference.phases import overlap_edges, stragglers, synchronise
 from ptycho_torch.physics.patches import cubic_kernel
-from ptycho_torch.scan.npy import memory_limit
 
 __all__ = ["Canvas"]
 

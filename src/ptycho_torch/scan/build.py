@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
+from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.scan.hdf5 import H5Frames, opened
-from ptycho_torch.scan.npy import memory_limit
 from ptycho_torch.scan.npz import measurement_of, probe_modes, read_probe
 from ptycho_torch.scan.registry import file_sha256
 from ptycho_torch.scan.scan import Geometry, Scan, ScanSource, check_content, counts_are_integer

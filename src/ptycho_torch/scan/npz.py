@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
 from ptycho_torch.files import atomic_path
-from ptycho_torch.scan.npy import Archive, Member, memory_limit
+from ptycho_torch.files.archive import Archive, Member
+from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.scan.registry import file_sha256, register_format
 from ptycho_torch.scan.scan import Scan, ScanSource, check_content, counts_are_integer
 

@@ -10,7 +10,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
-from ptycho_torch.scan.npy import Archive
+from ptycho_torch.files.archive import Archive
 
 __all__ = ["OBJECT_NAMES", "grf", "lines", "load_object", "make_object", "siemens", "transmission"]
 

@@ -14,8 +14,8 @@ import lightning
 import torch
 from torch import Tensor
 
-from ptycho_torch.config import ExecutionConfig, TrainingConfig
-from ptycho_torch.config_io import validate
+from ptycho_torch.config import ExecutionConfig, TrainingConfig, validate
+from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError, TrainingError
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
@@ -49,22 +49,6 @@ class Trained:
         return {"autoencoder": self.autoencoder, "diffraction_to_obj": self.diffraction_to_obj}
 
 
-def device_of(execution: ExecutionConfig) -> str:
-    """The torch device that ``execution.accelerator`` means on this machine."""
-    name = execution.accelerator.lower()
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name in ("cpu",):
-        return "cpu"
-    if name in ("gpu", "cuda"):
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                "accelerator: expected a GPU that torch can use, found none; use 'cpu' or 'auto'"
-            )
-        return "cuda"
-    raise ConfigError(f"accelerator: expected 'auto', 'cpu' or 'gpu', found {execution.accelerator!r}")
-
-
 def fit(
     scan: Scan,
     config: TrainingConfig,
@@ -95,7 +79,7 @@ def fit(
     _check_fit(scan, validation, config)
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
-    device = device_of(execution)
+    device = device_of(execution.accelerator)
     seed = config.seed if config.subsample_seed is None else config.subsample_seed
     scan = subsample(scan, config.n_subsample, seed, config.sequential_sampling)
 

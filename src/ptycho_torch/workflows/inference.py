@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.config import ExecutionConfig, InferenceConfig
-from ptycho_torch.config_io import validate
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
+from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.inference.iterative import check_engine, refine_with_ptychi
@@ -22,7 +22,6 @@ from ptycho_torch.report.tables import json_text
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.training.prepare import subsample
-from ptycho_torch.training.run import device_of
 from ptycho_torch.workflows.training import described
 
 __all__ = ["ReconstructionOutputs", "reconstruct_to"]
@@ -64,7 +63,7 @@ def reconstruct_to(
     config, execution = config or InferenceConfig(), execution or ExecutionConfig()
     validate(config)
     validate(execution, "execution.")
-    device = device_of(execution)
+    device = device_of(execution.accelerator)
     model, _ = load_torch_bundle(bundle, device=device)
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
     scan = subsample(scan, config.n_subsample, config.subsample_seed or config.seed)

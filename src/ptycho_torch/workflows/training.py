@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ptycho_torch.config import ExecutionConfig, TrainingConfig
-from ptycho_torch.config_io import to_yaml, validate
+from ptycho_torch.config import ExecutionConfig, TrainingConfig, to_yaml, validate
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.inference.prediction import normalised_groups
 from ptycho_torch.model import Autoencoder, DiffractionToObject

@@ -11,7 +11,7 @@ from small import small_scan
 from typer.testing import CliRunner, Result
 
 from ptycho_torch.cli.older import inference, train
-from ptycho_torch.config_io import read_yaml
+from ptycho_torch.config import read_yaml
 from ptycho_torch.scan import write_scan
 
 SMALL = "model:\n  unrolled_width: 8\n  unrolled_iterations: 1\n  unrolled_levels: 1\nprobe: fixed\nmax_minutes: null\n"

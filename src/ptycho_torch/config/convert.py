@@ -1,6 +1,6 @@
 """Checking a configuration, and moving it between dataclasses, plain dicts and YAML.
 
-The declarations of :mod:`ptycho_torch.config` (types, ranges, choices) are the only source: an
+The declarations of :mod:`ptycho_torch.config.schema` (types, ranges, choices) are the only source: an
 error names the dotted field, what was expected and found. Imports no torch.
 """
 

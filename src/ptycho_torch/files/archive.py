@@ -8,7 +8,6 @@ is the result plus one chunk.
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,20 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, printable
+from ptycho_torch.files.memory import memory_limit
 
-__all__ = ["Archive", "Member", "memory_limit"]
+__all__ = ["Archive", "Member"]
 
 _CHUNK_BYTES = 4 << 20
 _LARGE = 1 << 30
 _RATIO = 500
-
-
-def memory_limit() -> int:
-    """Bytes of physical memory, or 64 GiB where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 64 << 30
 
 
 @dataclass(frozen=True)

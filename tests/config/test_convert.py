@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_torch.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_torch.config_io import config_fields, from_dict, load_yaml, set_field, to_dict, to_yaml, validate
+from ptycho_torch.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    config_fields,
+    from_dict,
+    load_yaml,
+    set_field,
+    to_dict,
+    to_yaml,
+    validate,
+)
 from ptycho_torch.errors import ConfigError, PtychoError
 
 CLASSES = (ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
