@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from harness import keep, parser, table
 from lines_data import LinesCase, make_case, score_image, tile_centres
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
-from ptycho_torch.inference import reconstruct
-from ptycho_torch.inference.refinement import refine_reconstruction
 from ptycho_torch.model import DiffractionToObject
 from ptycho_torch.physics.patches import merge, region_size
 from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.reconstruction import reconstruct
+from ptycho_torch.solvers.epie import refine_reconstruction
 from ptycho_torch.training.run import fit
 
 PAPER = {"1-ideal": 0.620, "1-experimental": 0.904, "2-ideal": 0.952, "2-experimental": 0.968}

@@ -18,7 +18,7 @@ _WORK = """
 import json, resource, sys
 import numpy as np, torch
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.inference import reconstruct
+from ptycho_torch.reconstruction import reconstruct
 from ptycho_torch.model import build_pair, default_probe
 from ptycho_torch.scan import Scan
 

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import keep, parser, table
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.inference import reconstruct
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import normalise_probe
+from ptycho_torch.reconstruction import reconstruct
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 

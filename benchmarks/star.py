@@ -30,10 +30,10 @@ from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, se
 from ptycho_torch.evaluation import crossing, evaluate, fourier_ring_correlation
 from ptycho_torch.evaluation.alignment import align, inner_rectangle
 from ptycho_torch.evaluation.reference import Reference, as_reference
-from ptycho_torch.inference import Reconstruction, reconstruct
-from ptycho_torch.inference.refinement import refine_reconstruction, residual
-from ptycho_torch.inference.result import load_reconstruction
+from ptycho_torch.reconstruction import Reconstruction, reconstruct
+from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.solvers.epie import refine_reconstruction, residual
 from ptycho_torch.training.run import fit
 from star_peer import flat_start
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptycho_torch.inference.iterative import refine_with_ptychi
-from ptycho_torch.inference.refinement import residual
-from ptycho_torch.inference.result import Reconstruction, save_reconstruction
-from ptycho_torch.inference.stitching import Canvas
 from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
+from ptycho_torch.reconstruction.stitching import Canvas
+from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.solvers.epie import residual
+from ptycho_torch.solvers.ptychi import refine_with_ptychi
 
 
 def flat_start(scan: Scan) -> Reconstruction:

@@ -24,7 +24,7 @@ import torch
 
 from harness import keep, parser, table
 from ptycho_torch import load_torch_bundle
-from ptycho_torch.inference.layout import from_channels_last, to_channels_last
+from ptycho_torch.compat.layout import from_channels_last, to_channels_last
 
 _FRESH = """
 import json, sys, time, numpy, torch

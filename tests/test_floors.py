@@ -34,7 +34,6 @@ FLOORS = (
     "generators",
     "model",
     "solvers",
-    "inference",
     "reconstruction",
     "live",
     "training",
@@ -42,6 +41,7 @@ FLOORS = (
     "model_manager",
     "workflows",
     "compat",
+    "inference",
     "cli",
     "",  # ptycho_torch itself, whose names are those of all floors
 )
@@ -70,14 +70,10 @@ ALLOWED_FRAMEWORKS: dict[tuple[str, str], str] = {
 }
 """Frameworks that floors without torch name all the same, each with what removes it. To become empty."""
 
-_RESULT = "goes when Reconstruction, which needs no torch, moves to the floor 'result'"
 _LOADING = "goes when callers import bundle.load"
 ALLOWED: dict[tuple[str, str], str] = {
-    ("ptycho_torch.evaluation.evaluate", "ptycho_torch.inference.result"): _RESULT,
-    ("ptycho_torch.evaluation.reference", "ptycho_torch.inference.result"): _RESULT,
-    ("ptycho_torch.report.figures", "ptycho_torch.inference.result"): _RESULT,
     ("ptycho_torch.bundle.keras.tensorflow", "ptycho_torch.model_manager"): _LOADING,
-    ("ptycho_torch.inference.prediction", "ptycho_torch.model_manager"): _LOADING,
+    ("ptycho_torch.reconstruction.predict", "ptycho_torch.model_manager"): _LOADING,
 }
 """Arrows between floors that are known to be wrong, each with what removes it. To become empty."""
 

@@ -50,7 +50,7 @@ from pathlib import Path
 import ptycho_torch.config, ptycho_torch.config, ptycho_torch.legacy, ptycho_torch.errors, ptycho_torch.files
 from ptycho_torch.bundle import inspect_bundle, verify_bundle
 from ptycho_torch.evaluation import evaluate
-from ptycho_torch.inference.result import Reconstruction, load_reconstruction, save_reconstruction
+from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction
 from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
 from ptycho_torch.report.figures import figure_png, scan_figure
 from ptycho_torch.scan import open_scan, write_scan

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.evaluation import Reference, evaluate, load_reference
-from ptycho_torch.inference.result import Reconstruction, save_reconstruction
 from ptycho_torch.report.tables import json_text
+from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Scan, write_scan
 
 SCORES = {"ssim", "ms_ssim", "psnr", "frc50", "frc_1_7"}

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ptycho_torch.errors import OutputError
-from ptycho_torch.inference.result import Reconstruction
 from ptycho_torch.report.figures import (
     comparison_figure,
     figure_png,
@@ -20,6 +19,7 @@ from ptycho_torch.report.figures import (
     scan_figure,
     training_figure,
 )
+from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
 

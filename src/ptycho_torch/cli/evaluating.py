@@ -46,9 +46,9 @@ def evaluate(
     files: dict[str, Path] = {}
     if output_dir is not None:
         from ptycho_torch.files import ensure_output_dir, write_text_atomic
-        from ptycho_torch.inference.result import load_reconstruction
         from ptycho_torch.report.figures import comparison_figure, save_figure
         from ptycho_torch.report.tables import json_text
+        from ptycho_torch.result import load_reconstruction
 
         rec = load_reconstruction(reconstruction)
         folder = ensure_output_dir(output_dir)

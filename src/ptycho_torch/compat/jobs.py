@@ -14,9 +14,9 @@ from ptycho_torch.compat.predictor import Predictor
 from ptycho_torch.compat.raw_data import RawData
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.files import ensure_output_dir
-from ptycho_torch.inference.prediction import reconstruct
 from ptycho_torch.model import Autoencoder
 from ptycho_torch.model_manager import load_torch_bundle
+from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.report.figures import save_figure
 from ptycho_torch.training.run import Trained, fit
 from ptycho_torch.workflows.training import provenance_of

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptycho_torch.compat.layout import from_channels_last, to_channels_last
 from ptycho_torch.compat.raw_data import OnCanvas
 from ptycho_torch.errors import DataError
-from ptycho_torch.inference.layout import from_channels_last, to_channels_last
-from ptycho_torch.inference.stitching import Canvas
 from ptycho_torch.physics.patches import crop, merge, region_size
+from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.scan.product import HALF_PIXEL
 
 __all__ = ["Patches", "Predictor", "reassemble_position"]

@@ -14,7 +14,7 @@ from ptycho_torch.evaluation.alignment import Aligned, align, inner_rectangle
 from ptycho_torch.evaluation.frc import crossing, fourier_ring_correlation
 from ptycho_torch.evaluation.metrics import complex_correlation, ms_ssim, psnr, ssim
 from ptycho_torch.evaluation.reference import Reference, as_reference
-from ptycho_torch.inference.result import Reconstruction
+from ptycho_torch.result import Reconstruction
 
 __all__ = ["evaluate"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files.archive import Archive
-from ptycho_torch.inference.result import Reconstruction, load_reconstruction
+from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import open_scan
 
 __all__ = ["Reference", "as_reference", "load_reference"]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ptycho_torch.evaluation.alignment import Aligned, align
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.files import write_bytes_atomic
-from ptycho_torch.inference.result import Reconstruction
+from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
 __all__ = [

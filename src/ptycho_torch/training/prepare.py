@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError
-from ptycho_torch.inference.refinement import refine
 from ptycho_torch.model import default_probe
 from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
 from ptycho_torch.scan import Scan
+from ptycho_torch.solvers.epie import refine
 
 __all__ = ["Prepared", "prepare", "subsample"]
 

@@ -16,9 +16,9 @@ from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.evaluation import evaluate, load_reference
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
-from ptycho_torch.inference.result import load_reconstruction
 from ptycho_torch.report.figures import comparison_figure, save_figure
 from ptycho_torch.report.tables import json_text
+from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import Scan, write_scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.workflows.training import train

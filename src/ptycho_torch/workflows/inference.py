@@ -11,16 +11,16 @@ from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
-from ptycho_torch.inference.iterative import check_engine, refine_with_ptychi
-from ptycho_torch.inference.prediction import reconstruct
-from ptycho_torch.inference.refinement import refine_reconstruction, residual
-from ptycho_torch.inference.result import Reconstruction, save_reconstruction
 from ptycho_torch.model_manager import load_torch_bundle
+from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import json_text
+from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
+from ptycho_torch.solvers.epie import refine_reconstruction, residual
+from ptycho_torch.solvers.ptychi import check_engine, refine_with_ptychi
 from ptycho_torch.training.prepare import subsample
 from ptycho_torch.workflows.training import described
 

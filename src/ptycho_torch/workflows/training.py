@@ -17,9 +17,9 @@ from torch import nn
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig, to_yaml, validate
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
-from ptycho_torch.inference.prediction import normalised_groups
 from ptycho_torch.model import Autoencoder, DiffractionToObject
 from ptycho_torch.model_manager import save_torch_bundle
+from ptycho_torch.reconstruction.predict import normalised_groups
 from ptycho_torch.report.figures import figure_png, scan_figure, training_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import history_csv, json_text

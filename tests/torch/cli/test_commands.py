@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ptycho_torch.cli.app import app
 from ptycho_torch.config import read_yaml
-from ptycho_torch.inference.result import load_reconstruction
+from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import open_scan, write_scan
 
 QUICK = [

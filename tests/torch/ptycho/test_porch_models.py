@@ -16,7 +16,7 @@ import ptycho.workflows.components as components
 from ptycho.raw_data import RawData
 from ptycho_torch import legacy
 from ptycho_torch.errors import DataError, OutputError
-from ptycho_torch.inference.prediction import reconstruct
+from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan.product import HALF_PIXEL
 
 SCAN = small_scan(step=4.0)

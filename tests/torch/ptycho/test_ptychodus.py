@@ -14,10 +14,10 @@ import pytest
 from skimage.registration import phase_cross_correlation
 from small import correlation
 
-from ptycho_torch.inference.refinement import refine
 from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
 from ptycho_torch.scan import open_scan
 from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product, write_product
+from ptycho_torch.solvers.epie import refine
 
 pytestmark = [
     pytest.mark.ptychodus,

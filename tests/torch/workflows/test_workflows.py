@@ -17,8 +17,8 @@ from small import QUIET, small_config, small_scan
 from ptycho_torch import legacy
 from ptycho_torch.config import ExecutionConfig, TrainingConfig, from_dict, read_yaml
 from ptycho_torch.errors import OutputError, PtychoError
-from ptycho_torch.inference.result import load_reconstruction
 from ptycho_torch.model_manager import load_torch_bundle
+from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import write_scan
 from ptycho_torch.workflows.components import (
     load_inference_bundle_torch,

@@ -16,10 +16,10 @@ from keras_archives import Program, keras_file, weights_file, write_archive
 from ptycho_torch import legacy
 from ptycho_torch.bundle.keras.tensorflow import convert
 from ptycho_torch.bundle.verify import verify_bundle
+from ptycho_torch.compat.layout import from_channels_last, to_channels_last
 from ptycho_torch.errors import BundleError, OutputError
-from ptycho_torch.inference import reconstruct
-from ptycho_torch.inference.layout import from_channels_last, to_channels_last
 from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
+from ptycho_torch.reconstruction import reconstruct
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 
 REAL = ("a_gs1_N64", "b_gs2_N64", "c_gs2_N64_small_swish")

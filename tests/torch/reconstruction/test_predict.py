@@ -12,9 +12,9 @@ from small import correlation, small_scan
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import DataError, ScanError
 from ptycho_torch.evaluation import evaluate
-from ptycho_torch.inference import reconstruct
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import intensity_scale_from_counts, normalise_probe
+from ptycho_torch.reconstruction import reconstruct
 
 SCAN = small_scan(noise=False)
 

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.inference.result import Reconstruction
 from ptycho_torch.physics.patches import assemble, crop
 from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
 __all__ = ["Refined", "refine", "refine_reconstruction", "residual"]

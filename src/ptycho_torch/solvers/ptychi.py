@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from ptycho_torch.errors import ConfigError, DependencyError
-from ptycho_torch.inference.refinement import canvas_of, prepared
-from ptycho_torch.inference.result import Reconstruction
+from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
+from ptycho_torch.solvers.epie import canvas_of, prepared
 
 __all__ = ["ENGINES", "check_engine", "refine_with_ptychi"]
 

@@ -11,9 +11,9 @@ from small import correlation, small_scan
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.evaluation import evaluate
-from ptycho_torch.inference.refinement import refine, refine_reconstruction, residual
-from ptycho_torch.inference.result import Reconstruction
 from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
+from ptycho_torch.result import Reconstruction
+from ptycho_torch.solvers.epie import refine, refine_reconstruction, residual
 
 SCAN = small_scan(noise=False, step=4.0)
 FRAMES = SCAN.frames * np.float32(amplitude_normalisation(SCAN.frames))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.inference.stitching import Canvas
+from ptycho_torch.reconstruction.stitching import Canvas
 
 SIZE = 24
 

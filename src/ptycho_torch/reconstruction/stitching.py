@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.files.memory import memory_limit
-from ptycho_torch.inference.phases import overlap_edges, stragglers, synchronise
 from ptycho_torch.physics.patches import cubic_kernel
+from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchronise
 
 __all__ = ["Canvas"]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.inference.result import Reconstruction
-from ptycho_torch.inference.stitching import Canvas
 from ptycho_torch.physics.patches import region_size
 from ptycho_torch.physics.units import amplitude_normalisation
+from ptycho_torch.reconstruction.stitching import Canvas
+from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
 
 __all__ = ["normalised_groups", "reconstruct"]

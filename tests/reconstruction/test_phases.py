@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.inference.phases import overlap_edges, stragglers, synchronise, unit
+from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchronise, unit
 
 
 def random_graph(count: int, seed: int) -> np.ndarray:

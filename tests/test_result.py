@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptycho_torch.errors import DataError, OutputError, ScanError, ScanNotFoundError
-from ptycho_torch.inference.result import Reconstruction, load_reconstruction, save_reconstruction
+from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction
 
 
 def make(height: int = 5, width: int = 7, seed: int = 0, **changes: Any) -> Reconstruction:
@@ -121,9 +121,9 @@ def test_needs_no_torch() -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('torch', 'lightning', 'torchmetrics'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Blocker())\n"
-        "import ptycho_torch.inference.result, ptycho_torch.files, ptycho_torch.evaluation\n"
+        "import ptycho_torch.result, ptycho_torch.files, ptycho_torch.evaluation\n"
         "import ptycho_torch.report.figures, ptycho_torch.report.html, ptycho_torch.report.tables\n"
-        "import ptycho_torch.inference.phases\n"
+        "import ptycho_torch.reconstruction.phases\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run(

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_refinement import SCAN, truth
+from test_epie import SCAN, truth
 
 from ptycho_torch.errors import ConfigError, DependencyError
-from ptycho_torch.inference.iterative import ENGINES, check_engine, refine_with_ptychi
-from ptycho_torch.inference.refinement import residual
+from ptycho_torch.solvers.epie import residual
+from ptycho_torch.solvers.ptychi import ENGINES, check_engine, refine_with_ptychi
 
 
 def _has_ptychi() -> bool:

@@ -1,0 +1,1 @@
+"""Solvers: what turns frames, positions and a probe into an object, iteratively."""
