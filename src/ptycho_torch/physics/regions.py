@@ -157,10 +157,9 @@ class _Put(torch.autograd.Function):
 
 def _ramps(fractions: Tensor, size: int) -> Tensor:
     """(M, N, N) factors exp(-2 pi i k f) in the order of ``fft2``; the Nyquist frequency keeps its cosine."""
-    k = torch.fft.fftfreq(size, device=fractions.device)
-    line = torch.exp(
-        torch.complex(torch.zeros(()), torch.tensor(-2 * np.pi)).to(k.device) * k * fractions[..., None]
-    )
+    k = torch.fft.fftfreq(size, dtype=fractions.dtype, device=fractions.device)
+    angle = -2 * np.pi * k * fractions[..., None]
+    line = torch.exp(torch.complex(torch.zeros_like(angle), angle))
     if size % 2 == 0:
         line = torch.cat(
             [
