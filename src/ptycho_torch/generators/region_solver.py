@@ -36,8 +36,12 @@ from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
 __all__ = ["RegionFrames", "RegionSolver", "Solution"]
 
-_FEATURES = 9
+_FEATURES = 10
 _PROBE_FEATURES = 8
+_DIM = 0.01
+"""Coverage below which the networks have less and less of a say."""
+_MANY = 4.0
+"""Coverage from which on the frames decide, and no longer what the networks know of objects."""
 _CHUNK_PIXELS = 1 << 19
 """Pixels of frames worked on at once: more leave the processor's cache, fewer pay for each call."""
 
@@ -108,7 +112,7 @@ class RegionSolver(nn.Module):
     """
 
     def __init__(
-        self, iterations: int = 4, passes: int = 2, width: int = 16, levels: int = 4, damping: float = 0.05
+        self, iterations: int = 4, passes: int = 2, width: int = 24, levels: int = 4, damping: float = 0.05
     ) -> None:
         super().__init__()
         self.iterations, self.passes, self.damping = iterations, passes, damping
@@ -117,10 +121,8 @@ class RegionSolver(nn.Module):
         self.eta = nn.Parameter(torch.ones(iterations, passes))
         self.momentum = nn.Parameter(torch.full((iterations, passes), 0.2))
         self.beta = nn.Parameter(torch.full((iterations,), 0.5))
-        self.nets = nn.ModuleList(UNet(_FEATURES, 2, width, levels) for _ in range(iterations))
-        self.probe_nets = nn.ModuleList(
-            UNet(_PROBE_FEATURES, 2, max(8, width * 3 // 4), min(levels, 3)) for _ in range(iterations)
-        )
+        self.net = UNet(_FEATURES, 4, width, levels)
+        self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
 
     def forward(
         self, frames: RegionFrames, *, update_probe: bool = True, extra: int = 0, keep: bool = False
@@ -167,6 +169,7 @@ class _State:
         power = self.measured.square().sum((1, 2, 3))
         per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
         self.mean_power = per_region
+        self.total = (per_region * counts).clamp_min(1e-30)
         guess = frames.probe.real.square() + frames.probe.imag.square()
         self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
         self.probe = frames.probe * self.scale[:, None, None, None]
@@ -211,7 +214,8 @@ class _State:
 
     def _lags(self) -> Tensor:
         """The frames' autocorrelations, averaged where frames meet."""
-        lags = torch.fft.ifft2(self.measured.squeeze(1).square(), norm="ortho").abs()
+        unit = (self.size**2 / 4 / self.mean_power.clamp_min(1e-30))[self.frames.owner][:, None, None]
+        lags = torch.fft.ifft2(self.measured.squeeze(1).square() * unit, norm="ortho").abs()
         lags = torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1))) * self.power
         total = put_patches(lags, self.frames.corners, self.canvas, self.frames.owner)
         return total / (self.illumination + self.solver.damping * self.peak)
@@ -220,9 +224,14 @@ class _State:
         """Interleaved subsets of the frames: one per three-fold coverage, eight at most."""
         light = self.illumination.detach()
         cover = float(light.square().sum() / light.sum().clamp_min(1e-12) / self.peak.mean())
-        count = int(min(max(round(cover / 3), 1), 8, len(self.measured)))
-        shuffled = torch.randperm(len(self.measured), generator=torch.Generator().manual_seed(0))
-        return tuple(part.to(self.measured.device) for part in shuffled.tensor_split(count))
+        fewest = int(torch.bincount(self.frames.owner, minlength=len(self.probe)).min())
+        count = int(min(max(round(cover / 3), 1), 8, max(fewest, 1)))
+        owner = self.frames.owner.cpu()
+        order = torch.randperm(len(owner), generator=torch.Generator().manual_seed(0))
+        order = order[owner[order].argsort(stable=True)]  # by region: a region is dealt as if it were alone
+        first = torch.searchsorted(owner[order].contiguous(), owner[order].contiguous())
+        rank = torch.arange(len(owner)) - first
+        return tuple(order[rank % count == i].to(self.measured.device) for i in range(count))
 
     # ------------------------------------------------------------ one iteration
     def iterate(self, k: int, update_probe: bool) -> None:
@@ -238,13 +247,15 @@ class _State:
                 misfits.append(more[0])
                 gradients.append((more[1], more[2]))
         damped = self.illumination + solver.damping * self.peak
-        misfit = (sum(misfits) / damped + 1e-9).sqrt()
-        features = self._features(g, misfit)
+        left = torch.stack([torch.as_tensor(part) for part in misfits]).sum(0)
+        misfit = (left / damped + 1e-9).sqrt()
+        wrong = (left.sum((1, 2)) / self.total).add(1e-9).sqrt()
+        features = self._features(g, misfit, k)
         if update_probe:
-            self._move_probe(k, gradients)
+            self._move_probe(k, gradients, wrong)
         with torch.autocast(features.device.type, torch.bfloat16, enabled=solver.bf16):
-            change = solver.nets[k](features).to(features.dtype)
-        self.obj = self.obj + torch.complex(change[:, 0], change[:, 1])
+            change = solver.net(features).to(features.dtype)
+        self.obj = self.obj + self._weighed(change, misfit)
 
     def _gradient(
         self, subset: Tensor, last: bool, probe: bool
@@ -279,15 +290,34 @@ class _State:
         light = self.illumination if whole else light
         return top / (light + self.solver.damping * self.peak), (misfit, moves, bright)
 
-    def _features(self, g: Tensor, misfit: Tensor) -> Tensor:
+    def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
         cover = self.illumination / self.peak
         noise = self.noise[:, None, None].expand_as(cover)
         parts = [self.obj.real, self.obj.imag, g.real, g.imag]
-        parts += [torch.log1p(cover), cover / (1 + cover), self.lag, misfit, noise]
+        parts += [
+            torch.log1p(cover),
+            cover / (1 + cover),
+            self.lag,
+            misfit,
+            noise,
+            torch.full_like(cover, k / self.solver.iterations),
+        ]
         return torch.stack(parts, 1)
 
-    def _move_probe(self, k: int, gradients: list[tuple[Tensor | float, Tensor | float]]) -> None:
-        """A step of the probe along the last pass's changes, then its network's."""
+    def _weighed(self, change: Tensor, misfit: Tensor) -> Tensor:
+        """The network's change: what it may do anywhere, less and less where many frames meet, and what grows
+        with the misfit; so that where frames decide, the iteration goes on to converge."""
+        cover = self.illumination / self.peak
+        # Where hardly any light falls no error is seen, and a network that is free there runs away.
+        free = cover / (cover + _DIM) / (1 + cover / _MANY)
+        tied = misfit.clamp_max(1.0) * (cover / (cover + _DIM))
+        real = free * change[:, 0] + tied * change[:, 2]
+        return torch.complex(real, free * change[:, 1] + tied * change[:, 3])
+
+    def _move_probe(
+        self, k: int, gradients: list[tuple[Tensor | float, Tensor | float]], wrong: Tensor
+    ) -> None:
+        """A step of the probe along the last pass's changes, then its network's, less where little is wrong."""
         solver = self.solver
         moves = torch.fft.ifft2(sum(part[0] for part in gradients))
         bright = sum(part[1] for part in gradients)
@@ -305,6 +335,7 @@ class _State:
             *flat.shape[:2], -1, -1, -1
         )
         flat = torch.cat([flat, extra], 2).flatten(0, 1)
-        change = solver.probe_nets[k](flat).view(*self.probe.shape[:2], 2, self.size, self.size)
-        self.probe = self.probe + torch.complex(change[:, :, 0], change[:, :, 1]) * peak
+        change = solver.probe_net(flat).view(*self.probe.shape[:2], 2, self.size, self.size)
+        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
+        self.probe = self.probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
         self._illuminate()

@@ -133,16 +133,16 @@ def spoiled_probe(probe: Complex, rng: _Rng) -> Complex:
     extent = np.sqrt(np.sum(power * (x * x + y * y)) / power.sum())
     # Far outside, where there is hardly any power, polynomials would scatter what there is over the frame.
     u, v = np.clip(x / extent, -2, 2), np.clip(y / extent, -2, 2)
-    phase = rng.normal(0, 0.7) * (u * u + v * v) + _aberrations(u, v, rng, rng.uniform(0, 0.25))
+    phase = rng.normal(0, 0.45) * (u * u + v * v) + _aberrations(u, v, rng, rng.uniform(0, 0.15))
     guess = fft.ifft2(spectrum * np.exp(1j * phase))
     if rng.random() < 0.5:
-        guess = _magnified(guess, rng.uniform(0.85, 1.2))
+        guess = _magnified(guess, rng.uniform(0.9, 1.12))
     if rng.random() < 0.3:
-        blur = rng.uniform(0.5, 1.5) * size / 64
+        blur = rng.uniform(0.3, 1.0) * size / 64
         guess = gaussian_filter(guess.real, (0, blur, blur)) + 1j * gaussian_filter(
             guess.imag, (0, blur, blur)
         )
-    if rng.random() < 0.15:  # nothing known but the size
+    if rng.random() < 0.08:  # nothing known but the size
         guess = _gaussian_like(guess)
     return _unit(_centred_as(guess, probe))
 

@@ -34,11 +34,11 @@ class Recipe:
     ``jitter``: largest rms error of positions, pixels, in the ``misplaced`` share of examples.
     """
 
-    sizes: tuple[int, ...] = (32, 48, 64, 64, 64, 96, 128)
+    sizes: tuple[int, ...] = (32, 32, 32, 48, 48, 64, 64, 96, 128)
     regions: int = 2
     spacing: tuple[float, float] = (0.045, 1.1)
     photons: tuple[float, float] = (3.0, 9.5)
-    budget: int = 96 * 64 * 64
+    budget: int = 40 * 64 * 64
     exact: float = 0.4
     misplaced: float = 0.25
     jitter: float = 1.0

@@ -28,7 +28,6 @@ from ptycho_torch.training.state import (
 __all__ = ["PretrainOptions", "Pretrained", "pretrain", "region_loss", "relative_error"]
 
 _log = logging.getLogger(__name__)
-_ITERATE_WEIGHTS = (0.1, 0.1, 0.2, 1.0)
 _VALIDATION_SEED = 1_000_003
 _VALIDATION = 24
 
@@ -46,7 +45,7 @@ class PretrainOptions:
     learning_rate: float = 1e-3
     warmup: int = 200
     clip: float = 1.0
-    averaging: float = 0.998
+    averaging: float = 0.999
     seed: int = 0
     save_every: int = 250
     device: str = "cpu"
@@ -154,7 +153,7 @@ class _Run:
         self.average = RegionSolver().to(options.device)
         self.average.load_state_dict(self.solver.state_dict())
         self.optimiser = torch.optim.AdamW(
-            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
+            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         self.validation = [Examples(_VALIDATION_SEED, examples.recipe).draw(i) for i in range(_VALIDATION)]
         self.step, self.seconds, self.text = 0, 0.0, ""
@@ -179,7 +178,7 @@ class _Run:
         example = self.examples.draw(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        extra = 1 if self.step % 4 == 3 else 0
+        extra = (0, 0, 1, 2)[self.step % 4]
         solution = self.solver(example.frames, update_probe=example.update_probe, extra=extra, keep=True)
         loss = region_loss(solution, example)
         if not torch.isfinite(loss):
@@ -194,7 +193,7 @@ class _Run:
             for mean, value in zip(self.average.parameters(), self.solver.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
         self.seconds += time.monotonic() - began
-        self._losses.append(float(loss))
+        self._losses.append(loss.item())
         self.text = f"loss {sum(self._losses[-50:]) / len(self._losses[-50:]):.3f}"
 
     @torch.no_grad()
