@@ -116,6 +116,7 @@ class RegionSolver(nn.Module):
     ) -> None:
         super().__init__()
         self.iterations, self.passes, self.damping = iterations, passes, damping
+        self.width, self.levels = width, levels
         self.bf16 = False
         self.start = nn.Parameter(torch.tensor(1.0))
         self.eta = nn.Parameter(torch.ones(iterations, passes))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.generators.region_solver import RegionSolver, Solution
@@ -30,25 +31,6 @@ __all__ = ["PretrainOptions", "Pretrained", "pretrain", "region_loss", "relative
 _log = logging.getLogger(__name__)
 _VALIDATION_SEED = 1_000_003
 _VALIDATION = 24
-
-
-@dataclass
-class PretrainOptions:
-    """How long and how fast.
-
-    ``steps``: in all; ``cooldown``: of these, how many bring the rate down to nothing at the end. Until then
-    the rate is constant, so a run may be prolonged with ``--resume``. ``save_every``: steps between two states.
-    """
-
-    steps: int = 10_000
-    cooldown: int = 2_500
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    clip: float = 1.0
-    averaging: float = 0.999
-    seed: int = 0
-    save_every: int = 250
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
