@@ -20,6 +20,7 @@ from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
 
@@ -96,7 +97,8 @@ def reconstruct(
     members = groups.shape[1]
     region = region_size(torch.from_numpy(np.asarray(offsets)), config.N) if members > 1 else config.N
     began = time.monotonic()
-    factor = np.float32(amplitude_normalisation(scan.frames) * model.intensity_scale)
+    normalisation = amplitude_normalisation(scan.frames)
+    factor = np.float32(normalisation * model.intensity_scale)
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
     weight, sign = core.stitching_weight(), np.float32(core.offset_sign)
     canvas = Canvas(scan.positions, config.N, weight, device=where)
@@ -128,24 +130,18 @@ def reconstruct(
     obj, weights = canvas.finish()
     seconds = time.monotonic() - began
     _log.info("reconstructed %d frames in %.2f s", len(scan.positions), seconds)
-    probe = (core.probe.detach() * model.intensity_scale).cpu().numpy().astype(np.complex64)
-    info = {
-        "frames": len(scan.positions),
-        "groups": len(groups),
-        "gridsize": config.gridsize,
-        "architecture": config.architecture,
-        "seconds": round(seconds, 4),
-        "frames_per_second": round(groups.size / seconds, 1),
-        "intensity_scale": model.intensity_scale,
-        "refined_sweeps": 0,
-    }
+    scale = 1 / normalisation
     return Reconstruction(
         object=obj,
         weight=weights,
         origin_xy=canvas.origin_xy,
         positions=scan.positions,
-        probe=probe,
-        info=info,
+        probe=(core.probe.detach() * scale).cpu().numpy().astype(np.complex64),
+        intensity_scale=scale,
+        solver=config.architecture,
+        seconds=round(seconds, 4),
+        provenance=provenance_of(scan, seed=seed, architecture=config.architecture, gridsize=config.gridsize),
+        info={"groups": len(groups), "frames_per_second": round(groups.size / seconds, 1)},
     )
 
 

@@ -16,6 +16,7 @@ from ptycho_torch.model import default_probe
 from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.epie import refine
+from ptycho_torch.solvers.options import RefineOptions
 
 __all__ = ["Prepared", "prepare", "subsample"]
 
@@ -88,11 +89,9 @@ def prepare(
             frames,
             scan.positions[chosen],
             probe,
-            sweeps=config.probe_sweeps,
-            damping=0.1,  # a probe found with smaller steps serves the network better: benchmarks/NOTES.md
-            settling=10.0,
+            # A probe found with these steps serves the network better: benchmarks/NOTES.md.
+            RefineOptions(sweeps=config.probe_sweeps, damping=0.1, settling=10.0, seed=config.seed),
             good_pixels=scan.good_pixels,
-            seed=config.seed,
             device=device,
             progress=progress,
         )
