@@ -29,6 +29,8 @@ from ptycho_torch.training.state import (
 __all__ = ["PretrainOptions", "Pretrained", "pretrain", "region_loss", "relative_error"]
 
 _log = logging.getLogger(__name__)
+_FLOOR = 0.004
+"""Error below which an example hardly counts."""
 _VALIDATION_SEED = 1_000_003
 _VALIDATION = 24
 
@@ -51,11 +53,12 @@ def _aligned(obj: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 
 def region_loss(solution: Solution, example: Example) -> Tensor:
-    """Return the mean logarithm of the error: an error halved counts the same, wherever it started.
+    """Return the loss of all iterates, the last one counting most.
 
-        loss = sum_k q_k log( sum w |a o_k - truth| / sum w + 0.004 )
+        loss = sum_k q_k 2 sqrt( sum w |a o_k - truth| / sum w )
 
-    With the error itself, sparse and hard regions would be all that the networks learn from.
+    With the error itself, sparse and hard regions would be all that the networks learn from; with its
+    logarithm, those that are solved already.
     """
     weight = example.weight
     loss = weight.new_zeros(())
@@ -63,9 +66,9 @@ def region_loss(solution: Solution, example: Example) -> Tensor:
     shares = [0.1] * max(0, count - 2) + [0.25, 1.0]
     for share, obj in zip(shares[-count:], solution.objects, strict=True):
         error = (weight * (_aligned(obj, example.truth, weight) - example.truth).abs()).sum((1, 2))
-        loss = loss + share * (error / weight.sum((1, 2)) + 0.004).log().mean()
+        loss = loss + share * 2 * (error / weight.sum((1, 2)) + _FLOOR).sqrt().mean()
     if example.update_probe:
-        loss = loss + 0.1 * _probe_error(solution.probe, example.probe).add(0.01).log().mean()
+        loss = loss + 0.1 * 2 * (_probe_error(solution.probe, example.probe) + _FLOOR).sqrt().mean()
     return loss
 
 
@@ -135,7 +138,7 @@ class _Run:
         self.average = RegionSolver().to(options.device)
         self.average.load_state_dict(self.solver.state_dict())
         self.optimiser = torch.optim.AdamW(
-            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
         )
         self.validation = [Examples(_VALIDATION_SEED, examples.recipe).draw(i) for i in range(_VALIDATION)]
         self.step, self.seconds, self.text = 0, 0.0, ""
