@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from small import QUIET, correlation, small_config, small_scan
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptycho_torch.config import TrainingConfig
-from ptycho_torch.generators import Proposal
+from ptycho_torch.config import ModelConfig, TrainingConfig
+from ptycho_torch.generators import Generator, Proposal
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
 from ptycho_torch.reconstruction import reconstruct
@@ -29,17 +29,22 @@ SCAN = small_scan(step=5.0)
 CLEAN = small_scan(step=5.0, noise=False)
 
 
-class Answer(nn.Module):
+@dataclasses.dataclass
+class NoOptions:
+    """It has none."""
+
+
+class Answer(Generator):
     """A generator that has its answer from outside: (B, 1, N, N) complex for B single frames."""
 
-    bf16 = False
+    Options = NoOptions
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         self.answer = torch.zeros(1, 1, 1, 1, dtype=torch.complex64)
         self.seen: Tensor | None = None
 
-    def propose(self, x: Tensor, offsets: Tensor, probe: Tensor, **_: Any) -> Proposal:
+    def propose(self, x: Tensor, *_: Any, **__: Any) -> Proposal:
         self.seen = x
         return Proposal(self.answer, self.answer)
 
@@ -49,7 +54,7 @@ def asked(config: TrainingConfig, scan: Scan = CLEAN) -> tuple[PtychoModule, Ans
     assert scan.probe is not None
     probe, scale = normalise_probe(scan.probe), intensity_scale_from_counts(scan.frames)
     autoencoder, _ = build_pair(dataclasses.replace(config.model, probe_modes=None), probe, scale)
-    autoencoder.core.generator = answer = Answer()
+    autoencoder.core.generator = answer = Answer(config.model)
     labelled = dataclasses.replace(config, realspace_mae_weight=1.0)
     data = GroupData(scan, labelled, QUIET, amplitude_normalisation(scan.frames))
     batch = next(iter(data.train_dataloader()))
@@ -154,9 +159,7 @@ def test_equivariance_moves_the_weights() -> None:
     start = with_it.autoencoder.core.generator
     fresh = small_config(equivariance_weight=1.0, **{**quick, "learning_rate": 1e-12})
     still = fit(SCAN, fresh, QUIET).autoencoder.core.generator
-    moved = [
-        float((a - b).abs().max()) for a, b in zip(start.parameters(), still.parameters(), strict=True)
-    ]
+    moved = [float((a - b).abs().max()) for a, b in zip(start.parameters(), still.parameters(), strict=True)]
     assert max(moved) > 1e-4
 
 
