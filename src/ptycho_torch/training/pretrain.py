@@ -166,7 +166,7 @@ class _Run:
         example = self.examples.draw(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        extra = (0, 0, 1, 2)[self.step % 4]
+        extra = self.step % 4
         solution = self.solver(example.frames, update_probe=example.update_probe, extra=extra, keep=True)
         loss = region_loss(solution, example)
         if not torch.isfinite(loss):
