@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ptycho_torch.errors import DataError, OutputError, ScanError, ScanNotFoundError
 from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction
 
-
 ARRAYS = ("object", "weight", "origin_xy", "positions", "probe")
 
 

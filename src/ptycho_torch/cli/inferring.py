@@ -128,7 +128,7 @@ def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool
     from ptycho_torch.workflows.inference import Refinement
 
     kind = SOLVERS.get(solver).options
-    wanted = {"sweeps": sweeps, "update_positions": positions}
+    wanted: dict[str, Any] = {"sweeps": sweeps, "update_positions": positions}
     if minutes is not None:
         if "minutes" not in config_fields(kind):
             raise ConfigError(

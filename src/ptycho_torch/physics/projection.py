@@ -14,7 +14,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["project"]
+__all__ = ["intensity", "project"]
+
+
+def intensity(waves: Tensor) -> Tensor:
+    """Return ``sum_modes |psi_p|^2``, (..., N, N), of waves (..., modes, N, N).
+
+    Examples
+    --------
+    >>> intensity(torch.tensor([[[3 + 4j]], [[1j]]])).tolist()
+    [[26.0]]
+    """
+    parts = torch.view_as_real(waves).square()
+    each = parts[..., 0] + parts[..., 1]
+    return each.squeeze(-3) if each.shape[-3] == 1 else each.sum(-3)
 
 
 def project(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,8 +52,7 @@ def project(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> tuple
     field = torch.fft.fft2(wave)
     # Scaling the real modulus is cheaper than an orthonormal transform, which scales the complex field twice.
     scale = 1 / (wave.shape[-2] * wave.shape[-1])
-    power = (field.real.square() + field.imag.square()).sum(-3, keepdim=True)
-    modulus = (power * scale).add(1e-12).sqrt()
+    modulus = (intensity(field).unsqueeze(-3) * scale).add(1e-12).sqrt()
     misfit = modulus - measured
     if good is not None:
         misfit = misfit * good
