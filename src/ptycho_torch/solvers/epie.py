@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.config import validate
-from ptycho_torch.errors import DataError
-from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.files.memory import need_memory
 from ptycho_torch.physics.gauges import keep_mean, orthogonal_modes
 from ptycho_torch.physics.projection import intensity, project
 from ptycho_torch.physics.regions import place, shift_ramps
@@ -216,11 +215,12 @@ class _Iteration:
         self.size = int(probe.shape[-1])
         placed = place(positions, self.size, REACH if options.update_positions else 0)
         shape = placed.shape
-        if 12 * shape[0] * shape[1] > memory_limit():
-            raise DataError(
-                f"positions: expected a scan whose canvas fits into memory, found one of {shape[0]} x {shape[1]} "
-                "pixels; check that positions are in pixels"
-            )
+        # Object, denominators, and the copy that the caller gets.
+        need_memory(
+            20 * shape[0] * shape[1],
+            f"positions: a canvas of {shape[0]} x {shape[1]} pixels",
+            "check that positions are in pixels",
+        )
         self.origin = placed.origin_xy
         self.begin = np.asarray(positions, dtype=np.float64) - self.origin
         self.places = self.begin.copy()
