@@ -10,7 +10,7 @@ Every line leaves all intensities ``|F(P_m crop_m(o))|^2`` as they are:
 
 Solvers and stitching choose: phases agree with what was there before, the amplitude is that under a probe
 that explains the scan's own frames, modes are orthogonal and by falling power, positions keep their mean.
-The ramp stays where probe and object began.
+The ramp stays where the iteration leaves it: a wrong probe guess does not say where it belongs.
 """
 
 from __future__ import annotations
