@@ -32,7 +32,7 @@ from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction import reconstruct
 from ptycho_torch.solvers import RefineOptions
 from ptycho_torch.solvers.epie import Epie
-from ptycho_torch.training.run import fit
+from ptycho_torch.training.run import Watch, fit
 
 PAPER = {"1-ideal": 0.620, "1-experimental": 0.904, "2-ideal": 0.952, "2-experimental": 0.968}
 GOALS = {"1-ideal": 0.85, "1-experimental": 0.975, "2-ideal": 0.995, "2-experimental": 0.998}
@@ -90,7 +90,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     def row(history: list[dict[str, float]]) -> None:
         print(f"{time.monotonic() - began:7.1f} s  loss {history[-1]['loss']:.5f}", flush=True)
 
-    trained = fit(case.train, config, execution, on_best=best, on_row=row)
+    trained = fit(case.train, config, execution, watch=Watch(on_best=best, on_row=row))
     model = trained.diffraction_to_obj
     final = model.state_dict()
     curve = []

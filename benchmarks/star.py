@@ -36,7 +36,7 @@ from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import RefineOptions
 from ptycho_torch.solvers.epie import Epie
 from ptycho_torch.solvers.residual import residual
-from ptycho_torch.training.run import fit
+from ptycho_torch.training.run import Watch, fit
 
 
 def epie(scan: Scan, sweeps: int, seed: int = 0) -> tuple[Reference, list[float], float]:
@@ -161,7 +161,7 @@ def main() -> None:
     def row(history: list[dict[str, float]]) -> None:
         print({k: round(v, 5) for k, v in history[-1].items()}, flush=True)
 
-    trained = fit(training, config, execution, on_row=row)
+    trained = fit(training, config, execution, watch=Watch(on_row=row))
     model = trained.diffraction_to_obj
     rec = reconstruct(model, scan)
     r_single = residual(rec, scan, frames=scan.n_frames)

@@ -1,4 +1,4 @@
-"""Gauges: what frames cannot tell about object, probe and positions, and how it is fixed. numpy only.
+"""Gauges: what frames cannot tell about object, probe and positions, and how it is fixed.
 
 Every line leaves all intensities ``|F(P_m crop_m(o))|^2`` as they are:
 
@@ -19,8 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["keep_mean", "level", "orthogonal_modes", "unit_phase"]
+from ptycho_torch.errors import DataError
+from ptycho_torch.physics.propagation import diffract
+
+__all__ = ["keep_mean", "level", "object_scale", "orthogonal_modes", "unit_phase"]
 
 
 def unit_phase(values: NDArray[np.complex128]) -> NDArray[np.complex128]:
@@ -47,6 +51,42 @@ def level(obj: NDArray[np.complexfloating], weight: NDArray[np.floating]) -> flo
         Pixels below a thousandth of its maximum do not count.
     """
     return float(np.abs(obj[weight > 1e-3 * weight.max()]).mean())
+
+
+def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | None = None) -> float:
+    """Return the factor that takes an object from its own gauge to that of frames and probe.
+
+    Parameters
+    ----------
+    frames : Tensor
+        (B, C, N, N) amplitudes.
+    patches : Tensor
+        (B, C, N, N) complex: the object under each frame.
+    probe : Tensor
+        (modes, N, N) complex.
+    mask : Tensor, optional
+        (N, N) bool of good pixels.
+
+    Raises
+    ------
+    DataError
+        When the object makes no light at all in these frames.
+
+    Examples
+    --------
+    >>> import torch
+    >>> probe, patches = torch.ones(1, 4, 4) + 0j, torch.ones(2, 1, 4, 4) + 0j
+    >>> round(object_scale(3 * diffract(patches, probe), patches, probe), 6)
+    3.0
+    """
+    made = diffract(patches, probe)
+    if mask is not None:
+        frames, made = frames * mask, made * mask
+    # Powers and not amplitudes: the noise of counts adds none in the mean.
+    ratio = float(frames.square().sum().double() / made.square().sum().double())
+    if not (np.isfinite(ratio) and ratio > 0):
+        raise DataError("objectGuess: expected an object that lights the frames, found none under them")
+    return float(np.sqrt(ratio))
 
 
 def orthogonal_modes(probe: NDArray[Any]) -> NDArray[Any]:

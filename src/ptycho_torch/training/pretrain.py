@@ -149,8 +149,11 @@ class _Run:
         parts, facts = load_state(self.folder / RESUME_NAME)
         self.solver.load_state_dict(parts["model"])
         self.average.load_state_dict(parts["average"])
-        restore_optimiser(self.optimiser, parts["optimiser"])
+        restore_optimiser(self.optimiser, parts["optimiser"], self._names())
         self.step, self.seconds, self.history = facts["step"], facts["seconds"], facts["history"]
+
+    def _names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.solver.named_parameters()}
 
     def _rate(self) -> float:
         options = self.options
@@ -204,7 +207,7 @@ class _Run:
             {
                 "model": dict(self.solver.state_dict()),
                 "average": dict(self.average.state_dict()),
-                "optimiser": optimiser_tensors(self.optimiser),
+                "optimiser": optimiser_tensors(self.optimiser, self._names()),
             },
             {"step": self.step, "seconds": self.seconds, "history": self.history},
         )

@@ -13,6 +13,7 @@ from typing import Any
 from ptycho_torch.config import ModelConfig, TrainingConfig, validate
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.generators.region_solver import RegionSolver
+from ptycho_torch.generators.unrolled import Unrolled
 from ptycho_torch.model import build_pair, default_probe
 from ptycho_torch.model_manager import save_torch_bundle
 from ptycho_torch.report.figures import figure_png, pretraining_figure
@@ -101,7 +102,9 @@ def save_solver(solver: RegionSolver, base_path: Path, provenance: dict[str, Any
     """Write a solver as an ordinary bundle, with a plain disk as its probe and its self-test."""
     config = solver_config(solver)
     pair = build_pair(config, default_probe(_SIZE), 1.0)
-    pair[0].core.generator.regions.load_state_dict(solver.cpu().state_dict())
+    generator = pair[0].core.generator
+    assert isinstance(generator, Unrolled) and generator.regions is not None
+    generator.regions.load_state_dict(solver.cpu().state_dict())
     for model in pair:
         model.eval().requires_grad_(False)
     models = {"autoencoder": pair[0], "diffraction_to_obj": pair[1]}

@@ -43,12 +43,13 @@ def test_training_leaves_everything(folder: Path) -> None:
     run = folder / "run"
     names = {p.name for p in run.iterdir()}
     assert names == {
-        "wts.h5.zip", "history.csv", "training.png", "config.yaml", "metrics.json", "report.html", "resume.safetensors",
+        "run.json", "wts.h5.zip", "history.csv", "training.png", "config.yaml", "training.json", "training.html",
+        "resume.safetensors",
     }  # fmt: skip
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((run / "history.csv").open()))
     assert [int(r["epoch"]) for r in rows] == [1, 2]
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "training.json").read_text())
     assert metrics["epochs"] == 2
     assert metrics["interrupted"] is False
 
