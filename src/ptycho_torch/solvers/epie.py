@@ -58,7 +58,7 @@ _LARGEST_MOVE: Final = 0.5
 class Epie(Solver):
     """The package's own iterative solver; ``info`` of its result says why it ended and how far positions moved."""
 
-    options = RefineOptions
+    Options = RefineOptions
 
     def solve(
         self,

@@ -27,7 +27,7 @@ def solver(name: str) -> Solver:
 @pytest.mark.parametrize("name", SOLVERS.names())
 def test_a_solver_starts_from_nothing(name: str) -> None:
     made = solver(name)
-    done = made.solve(SCAN, options=made.options(sweeps=30))
+    done = made.solve(SCAN, options=made.Options(sweeps=30))
     assert (done.solver, done.sweeps) == (name, 30)
     assert evaluate(done, SCAN.object_guess)["complex_correlation"] > 0.95
     assert residual(done, SCAN) < 0.1 * residual(flat_start(SCAN), SCAN)
@@ -39,7 +39,7 @@ def test_a_start_stays_as_it_was_and_its_canvas_is_kept(name: str) -> None:
     made, begun = solver(name), truth()
     begun.weight[:3] = 0
     kept = {key: np.array(getattr(begun, key)) for key in ("object", "probe", "positions", "weight")}
-    done = made.solve(SCAN, begun, made.options(sweeps=2, update_positions=True))
+    done = made.solve(SCAN, begun, made.Options(sweeps=2, update_positions=True))
     for key, value in kept.items():
         np.testing.assert_array_equal(getattr(begun, key), value)
     assert done.object.shape == begun.object.shape
@@ -52,7 +52,7 @@ def test_a_start_stays_as_it_was_and_its_canvas_is_kept(name: str) -> None:
 def test_the_result_predicts_the_scans_own_counts(name: str, exposure: float) -> None:
     """Whatever unit the start's probe was in."""
     made, scan = solver(name), dataclasses.replace(SCAN, frames=SCAN.frames * np.float32(exposure))
-    done = made.solve(scan, truth(), made.options(sweeps=2, update_probe=False))
+    done = made.solve(scan, truth(), made.Options(sweeps=2, update_probe=False))
     power = float(np.mean(np.sum(np.square(scan.frames, dtype=np.float64), axis=(1, 2))))
     assert float(np.sum(np.abs(done.probe) ** 2)) == pytest.approx(power, rel=1e-3)
     assert residual(done, scan) < 1e-3

@@ -15,7 +15,7 @@ from ptycho_torch.physics.gauges import object_scale
 from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction import reconstruct
 from ptycho_torch.scan import Scan
-from ptycho_torch.solvers.epie import residual
+from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.data import GroupData
 from ptycho_torch.training.run import fit
 
@@ -73,4 +73,4 @@ def test_counts_are_those_of_the_scan_at_hand(exposure: int, counts_known: bool)
     power = float(np.sum(np.abs(rec.probe) ** 2))
     expected = float(np.mean(np.sum(SCAN.frames**2, axis=(1, 2)))) if counts_known else 1e4
     assert power == pytest.approx(exposure**2 * expected, rel=1e-3)
-    assert rec.info["intensity_scale"] * 16 == pytest.approx(np.sqrt(power), rel=1e-3)
+    assert rec.intensity_scale * 16 == pytest.approx(np.sqrt(power), rel=1e-3)
