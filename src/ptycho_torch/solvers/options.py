@@ -32,7 +32,7 @@ class RefineOptions(SolverOptions):
 
     minutes: float | None = opt(None, "wall-clock time at most; default: as long as the sweeps take", ge=0)
     tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
-    batch_size: int = opt(16, "frames that change the object together", ge=1)
+    batch_size: int = opt(8, "frames that change the object together", ge=1)
     step: float | None = opt(
         None, "step of object and positions; default: 1 from a flat object, 0.5 from a reconstruction", gt=0
     )

@@ -15,7 +15,7 @@ import pytest
 from small import QUIET, small_config, small_scan
 
 from ptycho_torch import legacy
-from ptycho_torch.config import ExecutionConfig, TrainingConfig, from_dict, read_yaml
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, from_dict, read_yaml
 from ptycho_torch.errors import OutputError, PtychoError
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.result import load_reconstruction
@@ -95,6 +95,33 @@ def test_refinement_is_told_and_helps(folder: Path, tmp_path: Path) -> None:
     done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET, refinement=five)
     assert done.metrics["sweeps"] == 5
     assert done.metrics["residual"] < done.metrics["residual_before_refinement"]
+
+
+def test_numbers_are_on_disk_before_anything_is_drawn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("ptycho_torch.workflows.inference.reconstruction_figure", broken)
+    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET)
+    assert {p.name for p in tmp_path.iterdir()} == {"reconstruction.npz", "metrics.json"}
+    assert set(done.files) == {"reconstruction", "metrics"}
+    assert "no font" in done.warnings[0]
+    assert "no font" in caplog.text
+    saved = load_reconstruction(done.files["reconstruction"])
+    assert json.loads(done.files["metrics"].read_text())["residual"] == saved.residual
+    assert saved.provenance["bundle"] == "run"
+
+
+def test_a_seed_of_the_subsample_that_is_0_means_0(folder: Path, tmp_path: Path) -> None:
+    def chosen(**seeds: int) -> np.ndarray:
+        config = InferenceConfig(n_subsample=9, **seeds)
+        done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", config, QUIET)
+        return done.reconstruction.positions
+
+    np.testing.assert_array_equal(chosen(subsample_seed=0, seed=5), chosen(seed=0))
+    assert not np.array_equal(chosen(seed=5), chosen(seed=0))
 
 
 def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path) -> None:
