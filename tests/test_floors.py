@@ -63,13 +63,6 @@ NO_TORCH = (
 )
 FRAMEWORKS = {"torch", "lightning", "torchmetrics", "safetensors"}
 
-_MS_SSIM = "goes when the multi-scale SSIM is computed without torchmetrics"
-ALLOWED_FRAMEWORKS: dict[tuple[str, str], str] = {
-    ("ptycho_torch.evaluation.metrics", "torch"): _MS_SSIM,
-    ("ptycho_torch.evaluation.metrics", "torchmetrics"): _MS_SSIM,
-}
-"""Frameworks that floors without torch name all the same, each with what removes it. To become empty."""
-
 _LOADING = "goes when callers import bundle.load"
 ALLOWED: dict[tuple[str, str], str] = {
     ("ptycho_torch.bundle.keras.tensorflow", "ptycho_torch.model_manager"): _LOADING,
@@ -165,7 +158,7 @@ def test_floors_without_torch_name_none() -> None:
         for module in filter(_without_torch, MODULES)
         for name, _ in imported(MODULES[module].read_text())
     }
-    assert {pair for pair in found if pair[1] in FRAMEWORKS} <= ALLOWED_FRAMEWORKS.keys()
+    assert {pair for pair in found if pair[1] in FRAMEWORKS} == set()
 
 
 def test_floors_without_torch_import_none() -> None:
