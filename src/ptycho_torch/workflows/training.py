@@ -296,7 +296,9 @@ def _draw(files: dict[str, Path], scan: Scan, trained: Trained, metrics: dict[st
     write_bytes_atomic(files["figure"], picture)
     ended = "Training was interrupted; this is the best model up to then." if trained.interrupted else ""
     about_scan = [("Positions, mean frame, probe guess", figure_png(scan_figure(scan)))]
-    carried = {name for name, (_, item) in config_fields(TrainingConfig).items() if item.metadata.get("carried")}
+    carried = {
+        name for name, (_, item) in config_fields(TrainingConfig).items() if item.metadata.get("carried")
+    }
     used = {
         name: attrgetter(name)(trained.config)
         for name in config_fields(TrainingConfig)
