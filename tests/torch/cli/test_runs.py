@@ -14,7 +14,7 @@ from small import QUIET, small_config, small_scan
 from test_commands import QUICK, call
 
 from ptycho_torch.config import TrainingConfig, read_yaml
-from ptycho_torch.errors import ConfigError, DataError, OutputError
+from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.scan import write_scan
 from ptycho_torch.training.state import load_state
 from ptycho_torch.workflows.run_folder import RunFolder, ScanFile, identity
