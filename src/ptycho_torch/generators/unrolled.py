@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from ptycho_torch.config import ModelConfig, UnrolledOptions
 from ptycho_torch.generators import Generator, Proposal, register
+from ptycho_torch.generators.region import solve_groups
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.patches import Sampler, crop, region_size
 
@@ -31,9 +33,10 @@ _FEATURES = 7
 
 @register("unrolled")
 class Unrolled(Generator):
-    """Physics steps with learned step sizes, each followed by its own network.
+    """Physics steps with learned step sizes, each followed by a network.
 
-    One set of weights serves every N and every group size.
+    One set of weights serves every N and every group size. With ``unrolled_form`` "region" it is the solver of
+    :mod:`ptycho_torch.generators.region_solver`; the lines above are the form "group".
     """
 
     Options = UnrolledOptions
@@ -42,6 +45,16 @@ class Unrolled(Generator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         options = self.options
+        self.regions: RegionSolver | None = None
+        if options.unrolled_form == "region":
+            self.regions = RegionSolver(
+                options.unrolled_iterations,
+                options.unrolled_physics_steps or 2,
+                options.unrolled_width,
+                options.unrolled_levels,
+                options.probe_damping,
+            )
+            return
         self.start = nn.Parameter(torch.tensor(float(options.object_start)))
         self.inner = options.unrolled_physics_steps or 1  # as in models from before there was a choice
         self.step_size = nn.Parameter(torch.ones(options.unrolled_iterations * self.inner))
@@ -53,7 +66,7 @@ class Unrolled(Generator):
     @classmethod
     def completed(cls, config: ModelConfig) -> ModelConfig:
         """Choose one step of the physics before each network, for groups three: their frames speak of one object."""
-        if config.unrolled_physics_steps is not None:
+        if config.unrolled_physics_steps is not None or config.unrolled_form == "region":
             return config
         return dataclasses.replace(config, unrolled_physics_steps=1 if config.gridsize == 1 else 3)
 
@@ -66,6 +79,9 @@ class Unrolled(Generator):
         region: int | None = None,
     ) -> Proposal:
         """Propose patches (B, C, N, N) complex; see :meth:`Generator.propose`."""
+        if self.regions is not None:
+            self.regions.bf16 = self.bf16
+            return solve_groups(self.regions, x, offsets, probe, mask, region)
         size, members = x.shape[-1], x.shape[1]
         shifts = offsets.reshape(offsets.shape[0], members, 2)
         if members == 1:  # its own mean: nothing to translate, whatever the caller measured from

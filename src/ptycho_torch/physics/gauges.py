@@ -1,13 +1,16 @@
-"""The gauge of amplitudes: what goes with frames, with objects, and with counts. One place for all.
+"""Gauges: what frames cannot tell about object, probe and positions, and how it is fixed.
 
-A model works in normalised amplitudes ``x`` and a probe of its own power, so
+Every line leaves all intensities ``|F(P_m crop_m(o))|^2`` as they are:
 
-    x = f A,        f = (N/2) / sqrt(mean frame power of A)        (units.amplitude_normalisation)
-    x = |F P o|,    c = sqrt( sum x^2 / sum |F P o'|^2 )           o = c o' from an object o' in any gauge
-    sqrt(counts) = s x
+    phase:      o -> e^(i phi) o
+    amplitude:  o -> c o,  P -> P / c
+    modes:      P_p -> sum_q U_pq P_q,  U unitary
+    shift:      o(r) -> o(r - s),  r_m -> r_m + s
+    ramp:       o(r) -> e^(i q r) o(r),  P(r) -> e^(-i q r) P(r)
 
-where ``s = 1/f`` for a scan that is in counts. A scan of another exposure has another f, and hence another s,
-under the same object.
+Solvers and stitching choose: phases agree with what was there before, the amplitude is that under a probe
+that explains the scan's own frames, modes are orthogonal and by falling power, positions keep their mean.
+The ramp stays where probe and object began.
 """
 
 from __future__ import annotations
@@ -15,12 +18,39 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.propagation import diffract
 
-__all__ = ["counts_scale", "object_scale"]
+__all__ = ["keep_mean", "level", "object_scale", "orthogonal_modes", "unit_phase"]
+
+
+def unit_phase(values: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Return ``v / |v|``, and 1 where v is 0.
+
+    Of a product ``sum conj(a) b`` it is the global phase that turns a onto b.
+
+    Examples
+    --------
+    >>> unit_phase(np.array([2j, 0])).tolist()
+    [1j, (1+0j)]
+    """
+    size = np.abs(values)
+    return np.where(size > 0, values / np.where(size > 0, size, 1), 1)
+
+
+def level(obj: NDArray[np.complexfloating], weight: NDArray[np.floating]) -> float:
+    """Return the mean amplitude of an object where it was lit: what a flat object has in the same gauge.
+
+    Parameters
+    ----------
+    obj : (H, W) complex array
+    weight : (H, W) real array
+        Pixels below a thousandth of its maximum do not count.
+    """
+    return float(np.abs(obj[weight > 1e-3 * weight.max()]).mean())
 
 
 def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | None = None) -> float:
@@ -59,29 +89,27 @@ def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | 
     return float(np.sqrt(ratio))
 
 
-def counts_scale(
-    normalisation: float, counts_known: bool, trained_scale: float, trained_normalisation: Any = None
-) -> float:
-    """Return s from normalised amplitude to sqrt(counts), for the scan whose frames are at hand.
+def orthogonal_modes(probe: NDArray[Any]) -> NDArray[Any]:
+    """Return the modes that are orthogonal, by falling power, and give the same intensities.
 
     Parameters
     ----------
-    normalisation : float
-        f of this scan.
-    counts_known : bool
-        Whether its squared frames are counts.
-    trained_scale : float
-        s of the scan that a model was trained on.
-    trained_normalisation : float, optional
-        f of that scan, where it is known; the two together say what a unit of its frames was worth.
+    probe : (modes, N, N) complex array
+        Read as a matrix ``P = U S V``; ``S V`` is returned.
 
-    Examples
-    --------
-    >>> counts_scale(0.5, True, 40.0), counts_scale(0.5, False, 40.0, 0.05), counts_scale(0.5, False, 40.0)
-    (2.0, 4.0, 40.0)
+    References
+    ----------
+    .. [1] P. Thibault and A. Menzel, Nature 494, 68 (2013).
     """
-    if counts_known:
-        return 1 / normalisation
-    if trained_normalisation is None:
-        return trained_scale
-    return trained_scale * float(trained_normalisation) / normalisation
+    if len(probe) == 1:
+        return probe
+    _, powers, modes = np.linalg.svd(probe.reshape(len(probe), -1), full_matrices=False)
+    return (powers[:, None] * modes).reshape(probe.shape).astype(probe.dtype)
+
+
+def keep_mean(moved: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
+    """Return moves (M, 2) of positions without their common shift, none longer than ``largest`` along an axis.
+
+    Object and positions may shift together, so that their mean move says nothing.
+    """
+    return (moved - moved.mean(0)).clip(-largest, largest)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.physics.gauges import counts_scale
 from ptycho_torch.physics.patches import region_size
 from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
 
@@ -99,12 +99,6 @@ def reconstruct(
     region = region_size(torch.from_numpy(np.asarray(offsets)), config.N) if members > 1 else config.N
     began = time.monotonic()
     normalisation = amplitude_normalisation(scan.frames)
-    scale = counts_scale(
-        normalisation,
-        scan.counts_known,
-        model.intensity_scale,
-        model.params.get("amplitude_normalisation"),
-    )
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
     canvas = Canvas(scan.positions, config.N, core.stitching_weight(), device=where)
     model.eval()
@@ -134,24 +128,18 @@ def reconstruct(
     obj, weights = canvas.finish()
     seconds = time.monotonic() - began
     _log.info("reconstructed %d frames in %.2f s", len(scan.positions), seconds)
-    probe = (core.probe.detach() * scale).cpu().numpy().astype(np.complex64)
-    info = {
-        "frames": len(scan.positions),
-        "groups": len(groups),
-        "gridsize": config.gridsize,
-        "architecture": config.architecture,
-        "seconds": round(seconds, 4),
-        "frames_per_second": round(groups.size / seconds, 1),
-        "intensity_scale": scale,
-        "refined_sweeps": 0,
-    }
+    scale = 1 / normalisation
     return Reconstruction(
         object=obj,
         weight=weights,
         origin_xy=canvas.origin_xy,
         positions=scan.positions,
-        probe=probe,
-        info=info,
+        probe=(core.probe.detach() * scale).cpu().numpy().astype(np.complex64),
+        intensity_scale=scale,
+        solver=config.architecture,
+        seconds=round(seconds, 4),
+        provenance=provenance_of(scan, seed=seed, architecture=config.architecture, gridsize=config.gridsize),
+        info={"groups": len(groups), "frames_per_second": round(groups.size / seconds, 1)},
     )
 
 

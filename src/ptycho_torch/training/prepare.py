@@ -14,10 +14,10 @@ from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.generators import generator_class
 from ptycho_torch.model import default_probe
-from ptycho_torch.physics.gauges import counts_scale
 from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.epie import refine
+from ptycho_torch.solvers.options import RefineOptions
 
 __all__ = ["Illumination", "Measured", "illuminate", "measure", "subsample", "with_modes"]
 
@@ -48,7 +48,7 @@ def measure(scan: Scan, config: TrainingConfig) -> Measured:
     """Measure what brings a scan's frames to the model's unit, and from there to counts. Reads every frame once."""
     normalisation = amplitude_normalisation(scan.frames)
     if scan.counts_known:
-        return Measured(normalisation, counts_scale(normalisation, True, 1.0))
+        return Measured(normalisation, 1 / normalisation)
     return Measured(normalisation, float(np.sqrt(config.nphotons)) / (scan.N / 2))
 
 
@@ -97,11 +97,9 @@ def illuminate(
             frames,
             scan.positions[chosen],
             probe,
-            sweeps=config.probe_sweeps,
-            damping=0.1,  # a probe found with smaller steps serves the network better: benchmarks/NOTES.md
-            settling=10.0,
+            # A probe found with these steps serves the network better: benchmarks/NOTES.md.
+            RefineOptions(sweeps=config.probe_sweeps, damping=0.1, settling=10.0, seed=config.seed),
             good_pixels=scan.good_pixels,
-            seed=config.seed,
             device=device,
             progress=progress,
         )

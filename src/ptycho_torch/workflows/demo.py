@@ -123,7 +123,7 @@ def run_demo(
         "scores": scores,
         "scores_unseen_half": unseen_scores,
         "training": trained.metrics,
-        "reconstruction": rec.info,
+        "reconstruction": rec.facts(),
         "seconds": round(seconds, 2),
         "seed": seed,
         "files": {name: str(path) for name, path in files.items()},
@@ -133,7 +133,10 @@ def run_demo(
         "frames": scan.n_frames,
         "of these trained on": trained.metrics["provenance"]["training_data"]["frames"],
     }
-    table |= {"training steps": trained.metrics["steps"], "frames per second": rec.info["frames_per_second"]}
+    table |= {
+        "training steps": trained.metrics["steps"],
+        "frames per second": round(scan.n_frames / rec.seconds, 1),
+    }
     for name, part in (("", scores), (", unseen half", unseen_scores)):
         table |= {
             f"complex correlation{name}": part["complex_correlation"],
