@@ -195,3 +195,41 @@ def test_scans_in_memory_have_an_identity_too() -> None:
         dataclasses.replace(memory, probe=None),
     ):
         assert identity(changed) != identity(memory)
+
+
+def test_a_save_does_not_read_the_scan_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle is written after every improvement; the frames of its self-test are read for the first one."""
+    reads: list[int] = []
+
+    class Counted:
+        def __init__(self, frames: Any) -> None:
+            self.frames, self.shape, self.dtype = frames, frames.shape, frames.dtype
+
+        def __len__(self) -> int:
+            return len(self.frames)
+
+        def __getitem__(self, index: Any) -> Any:
+            reads.append(len(self.frames[index]))
+            return self.frames[index]
+
+    from ptycho_torch.workflows.training import _Job
+
+    seen: list[list[int]] = []
+    plain = _Job.keep
+
+    def keep(self: Any, *arguments: Any) -> None:
+        before = len(reads)
+        plain(self, *arguments)
+        seen.append(reads[before:])
+
+    monkeypatch.setattr(_Job, "keep", keep)
+    scan = small_scan()
+    train(
+        dataclasses.replace(scan, frames=Counted(scan.frames)),
+        tmp_path / "run",
+        small_config(nepochs=3, learning_rate=3e-3),
+        QUIET,
+    )
+    assert len(seen) > 2
+    assert seen[0] == [1]
+    assert seen[1:] == [[]] * (len(seen) - 1)
