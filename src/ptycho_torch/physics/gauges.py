@@ -10,20 +10,19 @@ Every line leaves all intensities ``|F(P_m crop_m(o))|^2`` as they are:
 
 Solvers and stitching choose: phases agree with what was there before, the amplitude is that under a probe
 that explains the scan's own frames, modes are orthogonal and by falling power, positions keep their mean.
-The ramp stays where the iteration leaves it: a wrong probe guess does not say where it belongs.
+The ramp stays where probe and object began.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_torch.errors import DataError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ptycho_torch.physics.propagation import diffract
 
 __all__ = ["keep_mean", "level", "object_scale", "orthogonal_modes", "unit_phase"]
 
@@ -76,20 +75,16 @@ def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | 
     Examples
     --------
     >>> import torch
-    >>> from ptycho_torch.physics.propagation import diffract
     >>> probe, patches = torch.ones(1, 4, 4) + 0j, torch.ones(2, 1, 4, 4) + 0j
     >>> round(object_scale(3 * diffract(patches, probe), patches, probe), 6)
     3.0
     """
-    from ptycho_torch.physics.propagation import diffract  # the rest of this module needs no torch
-
     made = diffract(patches, probe)
     if mask is not None:
         frames, made = frames * mask, made * mask
     # Powers and not amplitudes: the noise of counts adds none in the mean.
     ratio = float(frames.square().sum().double() / made.square().sum().double())
-    # The forward model adds a little to every amplitude, so a dark object is told by itself.
-    if not (np.isfinite(ratio) and ratio > 0 and bool(patches.abs().any())):
+    if not (float(patches.abs().max()) > 0 and np.isfinite(ratio) and ratio > 0):
         raise DataError("objectGuess: expected an object that lights the frames, found none under them")
     return float(np.sqrt(ratio))
 

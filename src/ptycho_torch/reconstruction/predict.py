@@ -147,7 +147,7 @@ def _opened(model: Any, scan: Scan | str | Path) -> tuple[Any, Scan]:
     if not isinstance(scan, Scan):
         scan = open_scan(scan)
     size = model.config.N
-    if scan.N != size:
+    if size != scan.N:
         name = scan.source.path if scan.source is not None else "scan"
         raise DataError(
             f"{name}: frames: expected {size}x{size}, what the model was trained for, found {scan.N}x{scan.N}; "

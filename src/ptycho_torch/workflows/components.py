@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig
+from ptycho_torch.errors import Interrupted
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.workflows.inference import reconstruct_to
@@ -36,6 +37,8 @@ def train_cdi_model_torch(
     scan = _opened(train_data)
     test = None if test_data is None else _opened(test_data)
     done = train(scan, config.output_dir, config, execution_config, validation=test, force=True)
+    if done.trained.signal is not None:
+        raise Interrupted(done.trained.signal, f"interrupted: {done.bundle} holds what was learned so far")
     rows = done.trained.history
     return {
         "history": {key: [row[key] for row in rows if key in row] for key in ("loss", "val_loss")},

@@ -83,7 +83,10 @@ def test_lists_and_single_precision_are_positions_too() -> None:
 @settings(max_examples=30, deadline=None)
 @given(SIZES, st.integers(1, 6), st.integers(0, 2**31))
 def test_patches_are_plain_slices(size: int, count: int, seed: int) -> None:
-    canvas, corners = normal(size + 4, size + 7, seed=seed), somewhere(count, (size + 4, size + 7), size, seed)
+    canvas, corners = (
+        normal(size + 4, size + 7, seed=seed),
+        somewhere(count, (size + 4, size + 7), size, seed),
+    )
     found = crop_patches(canvas, corners, size)
     assert found.shape == (count, size, size)
     for patch, (row, column) in zip(found, corners.tolist(), strict=True):
