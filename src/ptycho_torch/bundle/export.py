@@ -11,6 +11,7 @@ from ptycho_torch.bundle.container.sidecar import readable
 from ptycho_torch.bundle.container.writer import replace_file
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.errors import DependencyError, brief
+from ptycho_torch.files import require_new
 
 __all__ = ["export_safetensors"]
 
@@ -42,6 +43,7 @@ def export_safetensors(
             )
         if bundle.backend != "pytorch":
             raise bundle.error(None, "an archive of the TensorFlow program; convert it to a bundle first")
+        require_new([target], bundle.path)
         module = load_model(bundle, model_name)
         params = json.dumps(readable(bundle.params[model_name]), sort_keys=True)
         metadata = {"format": "pt", "version": bundle.version, "model": model_name, "params": params}

@@ -26,7 +26,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The checks in order. ``exit_status``: 0 good, 1 integrity failed, 2 self-test failed."""
+    """The checks in order. ``exit_status``: 0 good, 3 integrity failed, 4 self-test failed."""
 
     path: str
     checks: tuple[Check, ...]
@@ -34,7 +34,7 @@ class VerifyReport:
     @property
     def exit_status(self) -> int:
         failed = [check.name for check in self.checks if check.status == "failed"]
-        return 0 if not failed else 1 if "integrity" in failed else 2
+        return 0 if not failed else 3 if "integrity" in failed else 4
 
     def as_dict(self) -> dict[str, object]:
         """The report for ``json.dumps``."""
