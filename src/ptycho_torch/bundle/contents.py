@@ -106,6 +106,11 @@ def read_manifest(archive: Archive, sidecar: dict[str, Any] | None = None) -> tu
     if type(version) is not str or version not in _BACKENDS:
         known = ", ".join(repr(v) for v in _BACKENDS)
         raise fail(f"version {printable(repr(version), 60)} is not known; known are {known}")
+    backend = found.get("backend", _BACKENDS[version][0])  # optional: some writers of the contract add it
+    if backend != _BACKENDS[version][0]:
+        raise fail(
+            f"backend {printable(repr(backend), 60)}, but version {version} is {_BACKENDS[version][0]}'s"
+        )
     if not isinstance(models, list | tuple) or not models:
         raise fail("models: expected a list of names")
     if len(models) > limits.MAX_MODELS:
