@@ -26,7 +26,7 @@ from ptycho_torch.report.tables import history_csv, json_text
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.training.run import Trained, fit
 
-__all__ = ["BUNDLE_NAME", "CONFIG_NAME", "TrainingOutputs", "provenance_of", "train"]
+__all__ = ["BUNDLE_NAME", "CONFIG_NAME", "TrainingOutputs", "provenance_of", "self_test_group", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def described(scan: Scan) -> dict[str, Any]:
     return {**known, "frames": scan.n_frames, "N": scan.N}
 
 
-def _self_test_group(
+def self_test_group(
     scan: Scan, trained: Autoencoder, config: TrainingConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One group of the scan as the model takes it: scaled frames (1, C, N, N), offsets (1, C, 1, 2)."""
@@ -132,7 +132,7 @@ def train(
             folder / BUNDLE_NAME,
             used,
             provenance=provenance_of(scan, used, history, seconds),
-            self_test=_self_test_group(scan, autoencoder, used),
+            self_test=self_test_group(scan, autoencoder, used),
         )
 
     trained = fit(

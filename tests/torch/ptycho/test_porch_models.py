@@ -15,6 +15,7 @@ import ptycho.params
 import ptycho.workflows.components as components
 from ptycho.raw_data import RawData
 from ptycho_torch import legacy
+from ptycho_torch.compat import jobs
 from ptycho_torch.errors import DataError, OutputError
 from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan.product import HALF_PIXEL
@@ -99,7 +100,7 @@ def test_every_form_of_a_bundle_is_taken(tmp_path: Path) -> None:
 
 
 def test_nothing_to_save(tmp_path: Path) -> None:
-    ptycho.model_manager._last.clear()
+    jobs._last.clear()
     with pytest.raises(OutputError, match="no model"):
         ptycho.model_manager.save(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -115,8 +115,10 @@ def test_the_older_names_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model, params = load_inference_bundle_torch(tmp_path / "a")
     assert params["N"] == legacy.cfg["N"] == 32
     assert not model.training
-    assert run_cdi_example_torch(small_scan(), None, config, False, QUIET)[:2] == (None, None)
-    amplitude, phase, more = run_cdi_example_torch(small_scan(), small_scan(seed=1), config, True, QUIET)
+    assert run_cdi_example_torch(small_scan(), None, config, execution_config=QUIET)[:2] == (None, None)
+    amplitude, phase, more = run_cdi_example_torch(
+        small_scan(), small_scan(seed=1), config, do_stitching=True, execution_config=QUIET
+    )
     assert amplitude is not None
     assert phase is not None
     assert amplitude.shape == phase.shape == more["reconstruction"].object.shape
