@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ptycho_torch.bundle.container.zipwriter import Buffer
 from ptycho_torch.bundle.scale import LOG_SCALE, Fail
 from ptycho_torch.bundle.tensors import weights_parts
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
 
 if TYPE_CHECKING:
     from ptycho_torch.bundle.rebuild import Builder
@@ -72,7 +72,7 @@ def check_models(models: Mapping[str, Any], fail: Fail) -> None:
         raise fail(None, "models: empty; expected 'autoencoder' and 'diffraction_to_obj'")
     for name, value in models.items():
         if type(name) is not str:
-            raise fail(None, f"models: name {printable(repr(name), 60)} is not text")
+            raise fail(None, f"models: name {brief(name)} is not text")
         if not (_is_sentinel(value) or is_module(value)):
             raise fail(
                 None, f"models: {printable(name)}: expected a torch module, found {type(value).__name__}"

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from ptycho_torch import legacy
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief
 
 __all__ = ["LOG_SCALE", "Agreement", "agree", "same_scale", "scale_to_write"]
 
@@ -88,9 +88,7 @@ def _trained(model: Any, fail: Fail) -> Any:
     try:
         return getattr(model, "intensity_scale", None)
     except Exception as error:  # a property of somebody else's class may raise anything
-        raise fail(
-            "params.dill", f"intensity_scale (model): cannot be read ({printable(repr(error))})"
-        ) from error
+        raise fail("params.dill", f"intensity_scale (model): cannot be read ({brief(error, 200)})") from error
 
 
 def _checked(value: Any, source: str, fail: Fail) -> float:

@@ -32,7 +32,7 @@ from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.training.run import Trained, fit
 from ptycho_torch.workflows.inference import reconstruct_to
-from ptycho_torch.workflows.training import provenance_of, self_test_group, train
+from ptycho_torch.workflows.training import first_group, provenance_of, train
 
 __all__ = [
     "load_inference_bundle",
@@ -137,10 +137,13 @@ def train_cdi_model_torch(
     execution_config: ExecutionConfig | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Train, and save the bundle in ``config.output_dir``. Arguments and results: :func:`run_cdi_example_torch`."""
+    """Train, and save the bundle in ``config.output_dir``; an earlier run there is replaced.
+
+    Arguments and results are those of :func:`run_cdi_example_torch`.
+    """
     scan, test = _opened("train_data", train_data), _test(test_data)
     config = _overridden(config, overrides)
-    done = train(scan, config.output_dir, config, execution_config, validation=test)
+    done = train(scan, config.output_dir, config, execution_config, validation=test, force=True)
     results = _results(done.trained, scan, test) | {"bundle": done.bundle, "files": done.files}
     _remember(models_dict=done.trained.models, config=done.trained.config, **_origin(done.bundle))
     return results
@@ -186,7 +189,7 @@ def _origin(path: str | Path) -> dict[str, Any]:
         if bundle.sidecar is None:
             return {}
         provenance = bundle.sidecar.get("provenance")
-        test = read_self_test(bundle.sidecar, partial(bundle.error, SIDECAR))
+        test = read_self_test(bundle.sidecar, partial(bundle.error, SIDECAR), bundle.archive.budget)
     kept = provenance if isinstance(provenance, dict) else {}
     return {"provenance": kept, "self_test": False if test is None else test}
 
@@ -217,11 +220,12 @@ def _trained_in_memory(
 ) -> Results:
     trained = fit(scan, config, execution, validation=test)
     results = _results(trained, scan, test)
+    x, offsets = first_group(scan, trained.autoencoder, trained.config)
     _remember(
         models_dict=trained.models,
         config=trained.config,
         provenance=results["provenance"],
-        self_test=self_test_group(scan, trained.autoencoder, trained.config),
+        self_test=(x * np.float32(trained.autoencoder.intensity_scale), offsets),
     )
     return results
 
