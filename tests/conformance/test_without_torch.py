@@ -19,14 +19,14 @@ import sys
 sys.modules["torch"] = None
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.model_manager import create_torch_model_with_gridsize, load_torch_bundle, save_torch_bundle
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 save_torch_bundle({n: {"_sentinel": 1} for n in ("autoencoder", "diffraction_to_obj")}, sys.argv[1], TrainingConfig())
 for call in (lambda: load_torch_bundle(sys.argv[1]), lambda: create_torch_model_with_gridsize(1, 64)):
     try:
         call()
     except ImportError as error:
         print(error)
-print(legacy.cfg)
+print(parameters.cfg)
 """
 
 

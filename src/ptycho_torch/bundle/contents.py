@@ -20,9 +20,9 @@ from ptycho_torch.bundle.container.sidecar import SIDECAR, check_member, parse_s
 from ptycho_torch.bundle.params import check_params
 from ptycho_torch.bundle.pickles.decoder import decode
 from ptycho_torch.bundle.tensors import Weights, read_weights
+from ptycho_torch.compat.parameters import model_config_from_legacy
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, brief, printable
-from ptycho_torch.legacy import model_config_from_legacy
 
 __all__ = ["MANIFEST", "Bundle", "read_bundle", "read_manifest", "read_params", "read_zip"]
 

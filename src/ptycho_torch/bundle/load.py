@@ -9,8 +9,8 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ptycho_torch import legacy
 from ptycho_torch.bundle.contents import MANIFEST, read_bundle
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import ConfigError, DependencyError, brief, printable
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def load_torch_bundle(
     module = _moved(loaded.module, device, dtype).eval()
     for note in loaded.notes:
         warnings.warn(f"{printable(path, 1000)}: {note}", UserWarning, stacklevel=2)
-    legacy.cfg.update(loaded.params)
+    parameters.cfg.update(loaded.params)
     return module, loaded.params
 
 

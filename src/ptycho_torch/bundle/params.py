@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from ptycho_torch.compat.parameters import KEY_MAPPINGS, dataclass_to_legacy_dict, model_config_from_legacy
 from ptycho_torch.config import InferenceConfig, ModelConfig, TrainingConfig, config_fields
 from ptycho_torch.errors import BundleError, ConfigError, brief, printable
-from ptycho_torch.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, model_config_from_legacy
 
 __all__ = ["MODEL_RECORD", "check_params", "flat_config", "make_snapshot", "model_record", "plain_numbers"]
 

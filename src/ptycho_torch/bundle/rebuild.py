@@ -20,9 +20,9 @@ from ptycho_torch.bundle.contents import Bundle
 from ptycho_torch.bundle.params import MODEL_RECORD
 from ptycho_torch.bundle.scale import LOG_SCALE, agree
 from ptycho_torch.bundle.tensors import Weights
+from ptycho_torch.compat.parameters import KEY_MAPPINGS
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, PtychoError, brief, printable
-from ptycho_torch.legacy import KEY_MAPPINGS
 
 __all__ = ["Builder", "Loaded", "build_shapes", "check_against", "load_model", "state_shapes"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleError, brief
 
 __all__ = ["LOG_SCALE", "Agreement", "agree", "same_scale", "scale_to_write"]
@@ -67,7 +67,7 @@ def scale_to_write(
         "argument": argument,
         "model": _trained(model, fail),
         "config": flat.get("intensity_scale"),
-        "global": legacy.cfg.get("intensity_scale"),
+        "global": parameters.cfg.get("intensity_scale"),
         "default": 1.0,
     }
     source = next(name for name, value in offered.items() if value is not None)

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ptycho_torch import legacy
 from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.load import load_torch_bundle
 from ptycho_torch.bundle.save import save_torch_bundle
+from ptycho_torch.compat import parameters
 from ptycho_torch.compat.predictor import Orientation, Predictor, stitched_as_older
 from ptycho_torch.compat.raw_data import RawData
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, set_field
@@ -233,8 +233,8 @@ def _trained_in_memory(
 def _results(trained: Trained, scan: Scan, test: Scan | None) -> Results:
     """What both programs return of a training; also tells ``params.cfg``."""
     scale = trained.autoencoder.intensity_scale
-    legacy.update_legacy_dict(legacy.cfg, trained.config)
-    legacy.cfg["intensity_scale"] = scale
+    parameters.update_legacy_dict(parameters.cfg, trained.config)
+    parameters.cfg["intensity_scale"] = scale
     losses = [row["loss"] for row in trained.history]
     return {
         "trained": trained,

@@ -25,14 +25,14 @@ from bundle_models import (
 )
 from torch import nn
 
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleError, BundleNotFoundError
 from ptycho_torch.model_manager import load_torch_bundle
 
 
 @pytest.fixture(autouse=True)
 def clean_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
 
 
 @pytest.fixture(scope="module")

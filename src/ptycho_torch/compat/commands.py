@@ -98,8 +98,8 @@ def train(
         raise ConfigError("--train_data_file: expected a scan to train on, found none")
     if logger not in ("csv", "none"):
         typer.echo(f"warning: --logger {logger} is not there; losses are in history.csv", err=True)
+    from ptycho_torch.compat.jobs import run_cdi_example_torch
     from ptycho_torch.scan import open_scan
-    from ptycho_torch.workflows.components import run_cdi_example_torch
 
     scan = open_scan(settings.train_data_file, require_probe=False)
     amplitude, phase, results = run_cdi_example_torch(
