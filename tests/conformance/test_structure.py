@@ -169,6 +169,26 @@ def test_whatever_stands_for_models_is_written_whole_or_refused(tmp_path: Path, 
     (tmp_path / "x.zip").unlink()
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(dataclass_to_legacy_dict(config()))) | st.text(max_size=5) | st.integers(0, 3),
+        _plain | _odd,
+        max_size=3,
+    )
+)
+def test_whatever_stands_for_a_configuration_is_written_whole_or_refused(
+    tmp_path: Path, changes: dict[Any, Any]
+) -> None:
+    try:
+        save_torch_bundle(SENTINELS, tmp_path / "x", {**dataclass_to_legacy_dict(config()), **changes})
+    except PtychoError:
+        assert not list(tmp_path.iterdir())
+        return
+    assert set(changes) <= params_of(tmp_path / "x.zip").keys()
+    (tmp_path / "x.zip").unlink()
+
+
 # ---- intensity scale
 
 

@@ -143,9 +143,16 @@ def flat_config(config: Any) -> dict[str, Any]:
 
 
 def make_snapshot(
-    flat: Mapping[str, Any], extra: Mapping[str, Any], intensity_scale: float, version: str
+    flat: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    intensity_scale: float,
+    version: str,
+    fail: Callable[[str], BundleError],
 ) -> dict[str, Any]:
-    """The snapshot for a bundle: flat configuration, extras such as the probe, scale, version."""
-    params = {**flat, **extra, "intensity_scale": float(intensity_scale), "_version": version}
-    params[MODEL_RECORD] = model_record(plain_numbers(params))
-    return params
+    """The snapshot for a bundle: flat configuration, extras such as the probe, scale, version; checked.
+
+    Raises what ``fail`` makes for what :func:`check_params` refuses.
+    """
+    plain = {k: v for k, v in flat.items() if k != MODEL_RECORD}  # of the bundle it came from, if any
+    params = {**plain, **extra, "intensity_scale": float(intensity_scale), "_version": version}
+    return {**params, MODEL_RECORD: model_record(check_params(params, fail))}

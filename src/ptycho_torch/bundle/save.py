@@ -31,7 +31,7 @@ from ptycho_torch.bundle.models import (
     pack_models,
     warn_if_foreign,
 )
-from ptycho_torch.bundle.params import check_params, flat_config, make_snapshot
+from ptycho_torch.bundle.params import flat_config, make_snapshot
 from ptycho_torch.bundle.pickles.encoder import encode
 from ptycho_torch.bundle.scale import Fail, same_scale, scale_to_write
 from ptycho_torch.errors import BundleError, printable
@@ -104,8 +104,7 @@ def save_torch_bundle(
     scale, source = scale_to_write(intensity_scale, main, flat, fail)
     trained = getattr(main, "intensity_scale", None) if describes_itself(main) else None
     changed = None if trained is None or source != "argument" or same_scale(scale, trained) else scale
-    params = make_snapshot(flat, _own_params(main, fail), scale, VERSION)
-    check_params(params, partial(fail, "params.dill"))
+    params = make_snapshot(flat, _own_params(main, fail), scale, VERSION, partial(fail, "params.dill"))
 
     members = _members(models_dict, params, changed, fail)
     warn_if_foreign(models_dict, params, builder, fail)
