@@ -37,11 +37,12 @@ def load_solver(bundle: str | Path | None = None) -> RegionSolver:
     BundleError
         When the bundle cannot be opened, or holds another kind of model.
     """
-    from ptycho_torch.bundle.load import load_torch_bundle
+    from ptycho_torch.bundle.contents import read_bundle
+    from ptycho_torch.bundle.rebuild import load_model
 
     path = shipped_bundle() if bundle is None else Path(bundle)
-    model, _ = load_torch_bundle(path)
-    solver = solver_of(model)
+    with read_bundle(path) as opened:
+        solver = solver_of(load_model(opened, "diffraction_to_obj").module)
     if solver is None:
         raise BundleError(
             f"{path}: holds no region solver; models made by 'train' before it work on frame sizes of their own"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small import QUIET, small_config, small_scan
 
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, from_dict, read_yaml
 from ptycho_torch.errors import OutputError, PtychoError
 from ptycho_torch.model_manager import load_torch_bundle
@@ -137,16 +137,18 @@ def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path
 
 
 def test_the_older_names_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
     config = dataclasses.replace(small_config(), output_dir=tmp_path / "a")
     results = train_cdi_model_torch(small_scan(), small_scan(seed=1), config, QUIET)
     assert len(results["history"]["loss"]) == len(results["history"]["val_loss"]) == 2
     assert set(results["models"]) == {"autoencoder", "diffraction_to_obj"}
     model, params = load_inference_bundle_torch(tmp_path / "a")
-    assert params["N"] == legacy.cfg["N"] == 32
+    assert params["N"] == parameters.cfg["N"] == 32
     assert not model.training
-    assert run_cdi_example_torch(small_scan(), None, config, False, QUIET)[:2] == (None, None)
-    amplitude, phase, more = run_cdi_example_torch(small_scan(), small_scan(seed=1), config, True, QUIET)
+    assert run_cdi_example_torch(small_scan(), None, config, execution_config=QUIET)[:2] == (None, None)
+    amplitude, phase, more = run_cdi_example_torch(
+        small_scan(), small_scan(seed=1), config, do_stitching=True, execution_config=QUIET
+    )
     assert amplitude is not None
     assert phase is not None
     assert amplitude.shape == phase.shape == more["reconstruction"].object.shape
