@@ -57,13 +57,28 @@ class _Unset:
 _UNSET = _Unset()
 
 
+def _facts(default: Any, meta: Mapping[str, Any]) -> str:
+    """Default and range of a field in words."""
+    shown = "on" if default is True else "off" if default is False else "none" if default is None else default
+    facts = [f"default: {shown}"]
+    for key, words in (
+        ("ge", "at least"),
+        ("gt", "above"),
+        ("le", "at most"),
+        ("multiple_of", "a multiple of"),
+    ):
+        if key in meta:
+            facts.append(f"{words} {meta[key]}")
+    return "; ".join(facts)
+
+
 def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
     leaf = _leaf(name)
     spelled = "--" + leaf.replace("_", "-")
     default = item.default if not callable(item.default_factory) else None  # type: ignore[misc]
     text = item.metadata.get("help", "")
-    shown = "on" if default is True else "off" if default is False else default
-    text += f" [default: {'none' if shown is None else shown}]"
+    # Brackets are markup to the library that prints the help; unescaped, they and what is in them vanish.
+    text = f"{text} [{_facts(default, item.metadata)}]".replace("[", r"\[")
     annotation: Any
     if kind is bool:
         option = typer.Option(
@@ -85,7 +100,7 @@ def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
 
 
 def with_fields(*configs: tuple[type[Any], str, Collection[str]]) -> Callable[[Any], Any]:
-    """Gives a command one flag for every field of the configurations.
+    """Gives a command one flag for every field of the configurations that has an effect.
 
     Each of ``configs`` is (class, help section, names of fields to leave out). The command's last
     parameter, ``flags``, gets those that were given as ``{field: value}``.
@@ -97,7 +112,7 @@ def with_fields(*configs: tuple[type[Any], str, Collection[str]]) -> Callable[[A
         flags: list[inspect.Parameter] = []
         for cls, section, left_out in configs:
             for name, (kind, item) in config_fields(cls).items():
-                if name not in left_out:
+                if name not in left_out and not item.metadata.get("carried"):
                     panel = next((v for k, v in _SECTIONS.items() if name.startswith(k)), section)
                     flags.append(_flag(name, kind, item, panel))
         names = [p.name for p in flags]

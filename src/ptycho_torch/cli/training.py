@@ -31,6 +31,24 @@ ProbeFileOption = Annotated[
     typer.Option("--probe-file", help="File with a probe to use in place of the scan's.", show_default=False),
 ]
 
+ScanArgument = Annotated[
+    Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with any of the fields below.", show_default=False)
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option("--resume", help="Folder of a run that was ended; goes on from there.", show_default=False),
+]
+ForceFlag = Annotated[
+    bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
+]
+
 
 @guarded
 @with_fields(
@@ -38,23 +56,11 @@ ProbeFileOption = Annotated[
     (ExecutionConfig, "Execution", ("progress",)),
 )
 def train(
-    scan: Annotated[
-        Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume", help="Folder of a run that was ended; goes on from there.", show_default=False
-        ),
-    ] = None,
+    scan: ScanArgument = None,
+    output_dir: FolderOption = None,
+    config: ConfigOption = None,
+    resume: ResumeOption = None,
+    force: ForceFlag = False,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     probe_file: ProbeFileOption = None,
@@ -64,11 +70,44 @@ def train(
 ) -> None:
     """Train a model on SCAN, without labels, and write the bundle wts.h5.zip.
 
-    Beside it come history.csv, training.png, config.yaml (what was really used), metrics.json and
-    report.html. Flags win over the YAML file, the file over defaults. Ctrl-C ends early and keeps the
-    best model so far.
+    Beside it come run.json (what the run is of), config.yaml (what was really used), history.csv,
+    training.png, training.json and training.html. Flags win over the YAML file, the file over defaults; with
+    --resume, over the run's own configuration. Ctrl-C, SIGTERM and SIGHUP end early, keep everything, and
+    give the exit status 130, 143 or 129.
     """
     console = Console(json, quiet)
+    settings, execution, named = _settings(config, resume, flags)
+    execution.progress = not console.silent
+    folder, path = _places(scan, output_dir or (None if resume else named), resume, force, settings)
+
+    from ptycho_torch.workflows import training
+
+    with console.progress("probe") as update:
+        watch = training.Watch(
+            on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
+        )
+        done = training.train(
+            training.ScanFile(path, format, measurement, probe_file),
+            folder,
+            settings,
+            execution,
+            resume=resume is not None,
+            force=force,
+            watch=watch,
+        )
+    files = {name: str(path) for name, path in done.files.items()}
+    table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
+    console.finish({**done.metrics, "files": files}, table, "Trained")
+    console.files(done.files)
+    if done.trained.signal is not None:
+        typer.echo(f"interrupted: go on with 'ptychopinn train --resume {folder}'", err=True)
+        raise typer.Exit(128 + done.trained.signal)
+
+
+def _settings(
+    config: Path | None, resume: Path | None, flags: Any
+) -> tuple[TrainingConfig, ExecutionConfig, Path | None]:
+    """Defaults, the run's own configuration, the YAML file and flags, the later ones winning; the folder they name."""
     from ptycho_torch.config import from_dict, read_yaml
 
     settings, execution = TrainingConfig(), ExecutionConfig()
@@ -81,36 +120,28 @@ def train(
         from_dict(TrainingConfig, data, f"{source}: ", settings)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
-    execution.progress = not console.silent
-    folder = output_dir or resume or (settings.output_dir if sources else None)
-    data_file = scan or settings.train_data_file
+    return settings, execution, settings.output_dir if sources else None
+
+
+def _places(
+    scan: Path | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
+) -> tuple[Path, Path]:
+    """The folder to write to and the scan file; with ``resume``, the run's own unless another path is given."""
+    if resume is not None and force:
+        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+    if resume is not None:
+        from ptycho_torch.workflows.run_folder import RunFolder
+
+        if folder is not None and folder.resolve() != resume.resolve():
+            raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
+        return resume, scan or RunFolder(resume).scan_file(None).path
     if folder is None:
         raise ConfigError("--output-dir: expected a folder to write to, found none")
-    if resume is not None and folder.resolve() != resume.resolve():
-        raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
-    if data_file is None:
+    if scan is None and settings.train_data_file is None:
         raise ConfigError("SCAN: expected a scan file to train on, found none")
-
-    from ptycho_torch.scan import open_scan
-
-    data_in = open_scan(
-        data_file, format=format, measurement=measurement, probe=probe_file, require_probe=False
-    )
-    from ptycho_torch.workflows import training
-
-    with console.progress("probe") as update:
-        done = training.train(
-            data_in,
-            folder,
-            settings,
-            execution,
-            resume=resume is not None,
-            on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}"),
-        )
-    files = {name: str(path) for name, path in done.files.items()}
-    table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
-    console.finish({**done.metrics, "files": files}, table, "Trained")
-    console.files(done.files)
+    path = scan or settings.train_data_file
+    assert path is not None
+    return folder, path
 
 
 def add_to(app: typer.Typer) -> None:

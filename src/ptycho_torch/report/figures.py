@@ -6,6 +6,7 @@ Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round th
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ptycho_torch.errors import one_line, printable
 from ptycho_torch.evaluation.alignment import Aligned, align
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.files import write_bytes_atomic
@@ -28,7 +31,9 @@ from ptycho_torch.scan import Scan
 __all__ = [
     "aligned_figure",
     "comparison_figure",
+    "drawable",
     "figure_png",
+    "pretraining_figure",
     "reconstruction_figure",
     "save_figure",
     "scan_figure",
@@ -49,6 +54,17 @@ def figure_png(figure: Figure, dpi: int = 120) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def drawable(text: str) -> str:
+    """Make text from outside, such as a file name, one that the font has: other letters are escaped."""
+    letters = _letters()
+    return "".join(ch if ord(ch) in letters else printable(ch) for ch in one_line(text, 200))
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
@@ -91,7 +107,7 @@ def _panel(
         interpolation="nearest",
         origin="upper",
     )
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_xlabel("x (pixels)")
     axes.set_ylabel("y (pixels)")
     if axes.figure is not None:
@@ -188,7 +204,30 @@ def reconstruction_figure(rec: Reconstruction, title: str | None = None) -> Figu
     )
     for axes in (left, right):
         _scale_bar(axes, extent)
-    figure.suptitle(title or f"{len(rec.positions)} frames", fontsize=11)
+    figure.suptitle(drawable(title or f"{len(rec.positions)} frames"), fontsize=11, parse_math=False)
+    return figure
+
+
+def pretraining_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Errors on validation regions, one line a kind, against steps; rows as ``pretrain.jsonl`` has them."""
+    figure = _new(7, 4)
+    axes = figure.subplots()
+    kinds = sorted({key for row in history for key in row} - {"step", "seconds", "rate", "loss"})
+    for number, kind in enumerate(kinds):
+        rows = [row for row in history if kind in row]
+        axes.plot(
+            [row["step"] for row in rows],
+            [row[kind] for row in rows],
+            color=_LINES[number % 4],
+            linestyle=_STYLES[number // 4 % 4],
+            label=kind.replace("_", ", "),
+        )
+    axes.set_xlabel("steps")
+    axes.set_ylabel("error relative to the object")
+    axes.grid(alpha=0.3)
+    if kinds:
+        axes.set_yscale("log")
+        axes.legend()
     return figure
 
 

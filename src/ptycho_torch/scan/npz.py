@@ -26,6 +26,7 @@ from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive, Member
 from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.files.npy import read_npy
 from ptycho_torch.scan.registry import file_sha256, register_format
 from ptycho_torch.scan.scan import Scan, ScanSource, check_content, counts_are_integer
 
@@ -168,12 +169,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
     if not path.is_file():
         raise ScanNotFoundError(f"{path}: expected a file with a probe, found none")
     if path.suffix.lower() == ".npy":
-        try:
-            return probe_modes(str(path), "probe", np.load(path, allow_pickle=False), size)
-        except (ValueError, EOFError) as error:
-            if isinstance(error, ScanError):
-                raise
-            raise ScanError(f"{path}: expected an NPY array, found a file that is not one") from error
+        return probe_modes(str(path), "probe", read_npy(path), size)
     with Archive(path) as archive:
         key = next((key for key in _PROBE_KEYS if key in archive), None)
         if key is None:

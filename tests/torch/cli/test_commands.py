@@ -212,12 +212,12 @@ def test_damage_and_drift_have_their_own_status(folder: Path, tmp_path: Path) ->
     data[len(data) // 2] ^= 0xFF
     (tmp_path / "damaged.zip").write_bytes(data)
     done = call("verify", tmp_path / "damaged.zip")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "integrity" in done.stdout
     assert call("verify", tmp_path / "missing.zip").exit_code == 2
     _with_other_answer(folder / "run" / "wts.h5.zip", tmp_path / "drift.zip")
     done = call("verify", tmp_path / "drift.zip")
-    assert done.exit_code == 2, done.output
+    assert done.exit_code == 4, done.output
     assert "drift" in done.stdout
 
 
@@ -451,7 +451,7 @@ def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
         (("--refine-minutes", 1), "--refine"),
         (("--engine", "epie"), "--refine"),
         (("--engine", "magic", "--refine", 2), "expected one of"),
-        (("--engine", "epie", "--refine", 2, "--refine-minutes", 1), "epochs"),
+        (("--engine", "lsqml", "--refine", 2, "--refine-minutes", 1), "epochs"),
     ],
     ids=str,
 )

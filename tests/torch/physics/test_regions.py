@@ -40,7 +40,7 @@ def somewhere(count: int, shape: tuple[int, int], size: int, seed: int) -> torch
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), SIZES, st.integers(0, 3), st.integers(0, 2**31), st.floats(-1e4, 1e4))
 def test_a_patch_lies_at_its_position(count: int, size: int, margin: int, seed: int, far: float) -> None:
-    positions = np.random.default_rng(seed).uniform(-20, 20, (count, 2)) + np.array((far, -far))
+    positions = np.random.default_rng(seed).uniform(-20, 20, (count, 2)) + np.array([far, -far])
     placed = place(positions, size, margin)
     # Scan coordinate of each patch's pixel [N//2, N//2], and what is left of the position.
     middle = placed.origin_xy + placed.corners.numpy()[:, ::-1] + size // 2

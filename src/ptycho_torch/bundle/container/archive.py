@@ -15,6 +15,7 @@ from typing import Protocol
 from ptycho_torch.bundle.container import limits
 from ptycho_torch.bundle.container.zipreader import ZipReader
 from ptycho_torch.errors import BundleError, BundleNotFoundError, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = ["ARCHIVE_NAME", "Archive", "bundle_file", "open_archive"]
 
@@ -26,9 +27,13 @@ class Archive(Protocol):
 
     path: str
     names: tuple[str, ...]
+    budget: MemoryBudget
 
     def read(self, name: str) -> bytearray:
-        """The member's bytes, checked against its CRC; raises when it is missing or damaged."""
+        """The member's bytes, checked against its CRC; raises when it is missing or damaged.
+
+        They are taken from ``budget``; whoever lets go of them gives them back.
+        """
         ...
 
     def size(self, name: str) -> int: ...
@@ -45,6 +50,10 @@ class _Base:
     def __init__(self, path: str) -> None:
         self.path = path
         self.names: tuple[str, ...] = ()
+        self.budget = self._budget(0)
+
+    def _budget(self, size: int) -> MemoryBudget:
+        return limits.budget_of(size, lambda reason: self.error(None, reason))
 
     def error(self, member: str | None, reason: str) -> BundleError:
         return BundleError(_message(self.path, member, reason))
@@ -87,7 +96,9 @@ class ZipArchive(_Base):
         try:
             with _reading(self):
                 size = os.fstat(self._descriptor).st_size
-                self._zip = ZipReader(_FileSource(self._descriptor, size), self.error, limits.member_limit)
+                self.budget = self._budget(size)
+                source = _FileSource(self._descriptor, size)
+                self._zip = ZipReader(source, self.error, limits.member_limit, self.budget)
         except BaseException:
             self.close()
             raise
@@ -128,6 +139,7 @@ class FolderArchive(_Base):
                 elif entry.is_file(follow_symlinks=False):
                     found[entry.name] = entry.stat(follow_symlinks=False).st_size
         self._sizes = found
+        self.budget = self._budget(sum(found.values()))
         self.names = tuple(sorted(found))
         for name, size in found.items():
             if size > limits.member_limit(name):
@@ -149,6 +161,7 @@ class FolderArchive(_Base):
 
     def read(self, name: str) -> bytearray:
         size = self.size(name)
+        self.budget.take(size, printable(name))
         with _reading(self, name):
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(Path(self.path) / name, flags)
@@ -210,8 +223,8 @@ def bundle_file(base_path: str | os.PathLike[str]) -> Path:
 def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchive:
     """Opens a bundle, in the first of these forms that exists.
 
-    ``{base_path}.zip`` (unless the path ends so already), the file ``{base_path}``, the folder
-    ``{base_path}`` holding ``wts.h5.zip``, the folder ``{base_path}`` holding an unpacked bundle.
+    The folder ``{base_path}`` holding ``wts.h5.zip``, as a run leaves it; ``{base_path}.zip`` (unless the
+    path ends so already); the file ``{base_path}``; the folder ``{base_path}`` holding an unpacked bundle.
 
     Raises :class:`~ptycho_torch.errors.BundleNotFoundError` when there is none, and
     :class:`~ptycho_torch.errors.BundleError` for anything that is not a sound container.
@@ -221,19 +234,23 @@ def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchiv
         text = str(Path(os.fsdecode(text)).resolve())
     base = Path(text)
     zipped = bundle_file(base) if base.name else base
+    if _mode(base / ARCHIVE_NAME) is not None:
+        return ZipArchive(str(base / ARCHIVE_NAME))
     for candidate in dict.fromkeys((zipped, base)):
         mode = _mode(candidate)
         if mode is not None and not stat.S_ISDIR(mode):
             return ZipArchive(str(candidate))
     if _mode(base) is None:
-        more = "" if zipped == base else f", and no {printable(zipped.name)} either"
-        raise BundleNotFoundError(_message(str(base), None, f"no such file or folder{more}"))
-    if _mode(base / ARCHIVE_NAME) is not None:
-        return ZipArchive(str(base / ARCHIVE_NAME))
+        more = "" if zipped == base else f", nor does {printable(zipped.name)}"
+        raise BundleNotFoundError(_message(str(base), None, f"does not exist{more}"))
     if _mode(base / "manifest.dill") is not None:
         return FolderArchive(str(base))
     raise BundleNotFoundError(
-        _message(str(base), None, f"folder with neither {ARCHIVE_NAME} nor manifest.dill; no bundle here")
+        _message(
+            str(base),
+            None,
+            f"{ARCHIVE_NAME} does not exist in this folder, nor does manifest.dill; no bundle here",
+        )
     )
 
 

@@ -26,7 +26,8 @@ from ptycho_torch.bundle.container.archive import Archive, bundle_file
 from ptycho_torch.bundle.contents import Bundle, read_bundle, read_params
 from ptycho_torch.bundle.keras.graph import HeadLayers, Network, read_network
 from ptycho_torch.bundle.keras.weights import KerasFile, read_keras
-from ptycho_torch.errors import BundleError, OutputError, PtychoError, printable
+from ptycho_torch.errors import BundleError, PtychoError, brief, printable
+from ptycho_torch.files import require_new
 
 __all__ = ["ConversionReport", "convert", "load_tensorflow_archive"]
 
@@ -64,7 +65,9 @@ def _read(archive: Archive, model: str) -> _Read:
     member = f"{model}/{_TAIL}"
     fail = partial(archive.error, member)
     params = read_params(archive, model)
-    keras = read_keras(archive.read(member), fail)
+    data = archive.read(member)
+    keras = read_keras(data, fail, archive.budget)
+    archive.budget.give_back(len(data))
     network = read_network(keras.config, lambda reason: fail(f"config.json: {reason}"))
     return _Read(_agreed(params, network, partial(archive.error, f"{model}/params.dill")), network, keras)
 
@@ -93,9 +96,7 @@ def _agreed(
         shown["probe.big"] = network.probe_big
     for key, value in shown.items():
         if params.get(key) is not None and params[key] != value:
-            raise fail(
-                f"{key}: {printable(repr(params[key]), 40)} in params, but the network in {_TAIL} has {value!r}"
-            )
+            raise fail(f"{key}: {brief(params[key], 40)} in params, but the network in {_TAIL} has {value!r}")
     full: dict[str, Any] = {"offset": 4, "max_position_jitter": 10, "probe.big": True, "model_type": "pinn"}
     full |= {
         **{k: v for k, v in params.items() if v is not None or k not in full},
@@ -230,17 +231,14 @@ def convert(old_path: str | os.PathLike[str], new_path: str | os.PathLike[str]) 
     Raises :class:`~ptycho_torch.errors.BundleError` when the old archive cannot be read,
     :class:`~ptycho_torch.errors.OutputError` when the new one cannot be written or is the old one.
     """
+    from ptycho_torch.bundle.save import save_torch_bundle
     from ptycho_torch.model import Autoencoder, DiffractionToObject
-    from ptycho_torch.model_manager import save_torch_bundle
 
     target = bundle_file(new_path)
     with read_bundle(old_path) as bundle:
         if bundle.backend != "tensorflow":
             raise bundle.error(None, f"is a {bundle.backend} bundle already (version {bundle.version})")
-        if target.exists() and Path(bundle.path).exists() and target.samefile(bundle.path):
-            raise OutputError(
-                f"{printable(target, 1000)}: is the archive to convert; give the new bundle another name"
-            )
+        require_new([target], bundle.path)
         models = {name: _read(bundle.archive, name) for name in bundle.models}
         _check_one_network(bundle, models)
         name, main = max(models.items(), key=lambda item: item[1].network.with_physics)
