@@ -32,6 +32,7 @@ TARGETS = {
     "ptycho_torch/physics/propagation.py": ("tests/torch/physics/test_propagation.py",),
     "ptycho_torch/physics/projection.py": ("tests/torch/physics/test_projection.py",),
     "ptycho_torch/physics/regions.py": ("tests/torch/physics/test_regions.py",),
+    "ptycho_torch/physics/gauges.py": ("tests/physics/test_gauge_fixing.py",),
     "ptycho_torch/physics/patches.py": ("tests/torch/physics/test_patches.py",),
     "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
     "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
@@ -238,6 +239,7 @@ def main() -> None:
         rows.append(
             {
                 "file": name,
+                "every": every,
                 "mutants": count,
                 "killed": count - len(alive),
                 "harmless": known,

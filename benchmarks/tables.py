@@ -3,7 +3,7 @@
     python benchmarks/tables.py          # writes benchmarks/RESULTS.md
     python benchmarks/tables.py --check  # fails where it is not what the files say
 
-A file ``results/NAME.json`` is what ``benchmarks/NAME.py`` wrote (``harness.keep``): command, date, seed, machine with
+A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote (``harness.keep``): command, date, seed, machine with
 versions, and results, a list of rows or an object with ``rows``. Where ``by`` in it names columns, rows that agree in those are
 runs with different seeds; their numbers become mean ± standard deviation, with the number of runs.
 """
@@ -46,7 +46,11 @@ def document(folder: Path, scripts: Path = HERE) -> str:
     ]
     for path in sorted(folder.glob("*.json")):
         record = read(path)
-        parts += [f"## {path.stem}", _introduction(scripts / f"{path.stem}.py"), _made_by(record)]
+        parts += [
+            f"## {path.stem}",
+            _introduction(scripts / f"{path.stem.partition('-')[0]}.py"),
+            _made_by(record),
+        ]
         parts.append(markdown(spread(rows_of(record), record.get("by", []))))
     return "\n\n".join(part for part in parts if part) + "\n"
 
