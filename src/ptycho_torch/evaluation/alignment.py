@@ -191,31 +191,27 @@ def align(
     fit = _fitted(values, other, known, "shift" not in kept)
     common = known.at(fit.shift_xy)
     _require(common)
-    middle = tuple(float(index.mean()) for index in np.nonzero(common)[::-1])
-    about = (middle[0] + ours[1].start, middle[1] + ours[0].start)
+    rows, columns = (float(index.mean()) for index in np.nonzero(common))
+    about = (columns + ours[1].start, rows + ours[0].start)
     ramp = (0.0, 0.0) if "ramp" in kept else fit.ramp_xy
-    # The ramp is zero at the middle of what is compared, which the shift comes to.
-    moved = turned(values, ramp, (about[0] - fit.shift_xy[0], about[1] - fit.shift_xy[1]))
-    if "shift" not in kept:
-        moved = Movable(moved).at(fit.shift_xy)
-    moved = moved[ours]
+    moved = _moved(values, ramp, about, fit.shift_xy, "shift" not in kept)[ours]
     o, r = moved[common], target[common]
     phase = 0.0 if "phase" in kept else float(np.angle(np.vdot(o, r)))
     scale = 1.0 if "scale" in kept else float(np.sum(np.abs(o) * np.abs(r)) / np.sum(np.abs(o) ** 2))
     x, y = image.origin_xy
-    record = Alignment(
-        ramp,
-        None
-        if image.frame_size is None
-        else (ramp[0] * image.frame_size / (2 * np.pi), ramp[1] * image.frame_size / (2 * np.pi)),
-        fit.shift_xy,
-        phase,
-        scale,
-        (x + about[0], y + about[1]),
-        kept,
-    )
+    on_detector = None
+    if image.frame_size is not None:
+        on_detector = (ramp[0] * image.frame_size / (2 * np.pi), ramp[1] * image.frame_size / (2 * np.pi))
+    middle = (x + about[0], y + about[1])
+    record = Alignment(ramp, on_detector, fit.shift_xy, phase, scale, middle, kept)
     origin = (x + ours[1].start, y + ours[0].start)
     return Aligned(moved * scale * np.exp(1j * phase), target, common, origin, record)
+
+
+def _moved(values: Complex, ramp_xy: Pair, about_xy: Pair, shift_xy: Pair, move: bool) -> Complex:
+    """The values with a ramp, then moved; the ramp is zero at ``about_xy``, once it is there."""
+    tilted = turned(values, ramp_xy, (about_xy[0] - shift_xy[0], about_xy[1] - shift_xy[1]))
+    return Movable(tilted).at(shift_xy) if move else tilted
 
 
 def _kept(keep: Collection[str]) -> tuple[str, ...]:

@@ -141,4 +141,10 @@ def test_gradients_of_the_change_alone_pass_gradcheck() -> None:
 def test_intensities_of_modes_add(size: int, modes: int, seed: int) -> None:
     wave, _, _ = draw(size, modes, seed)
     expected = np.sum(np.abs(wave.numpy()) ** 2, axis=1)
-    np.testing.assert_allclose(intensity(wave).numpy(), expected)
+    for part, of in (
+        (wave, expected),
+        (wave[:1], expected[:1]),
+        (wave[0], expected[0]),
+        (wave[None], expected[None]),
+    ):
+        np.testing.assert_allclose(intensity(part).numpy(), of)
