@@ -52,7 +52,7 @@ class Learned(Solver):
         Default: the one whose weights ship with the package.
     """
 
-    options = LearnedOptions
+    Options = LearnedOptions
 
     def __init__(self, device: str | torch.device = "cpu", network: RegionSolver | None = None) -> None:
         super().__init__(device)

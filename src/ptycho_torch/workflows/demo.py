@@ -175,7 +175,7 @@ def _simulate(seed: int) -> Scan:
 
 def _reconstruct_elsewhere(bundle: Path, scan: Path, folder: Path) -> None:
     """Runs ``ptychopinn reconstruct`` in a process of its own, which has only the bundle to go by."""
-    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(bundle), str(scan)]
+    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(scan), "--model", str(bundle)]
     done = subprocess.run(
         [*command, "--output-dir", str(folder), "--quiet"], capture_output=True, text=True, check=False
     )

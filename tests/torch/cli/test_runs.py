@@ -170,7 +170,7 @@ def test_several_devices_are_refused_for_now(made: Path, tmp_path: Path) -> None
 
 def test_reports_of_training_and_reconstruction_stand_beside_each_other(made: Path, run: Path) -> None:
     before = _contents(run)
-    done = call("reconstruct", run, made / "scan.npz", "-o", run, "--quiet")
+    done = call("reconstruct", made / "scan.npz", "--model", run, "-o", run, "--quiet")
     assert done.exit_code == 0, done.output
     after = _contents(run)
     assert {name: after[name] for name in before} == before
