@@ -1,6 +1,7 @@
 """The ``ptychopinn`` command: one file for each group of commands, one for how they speak and fail.
 
-Every command is one call of the Python API. Exit status: 0 done, 2 wrong usage or input, 1 a failure.
+Every command is one call of the Python API. Exit status: 0 done, 2 wrong usage or input, 1 a failure; ended by
+a signal, 128 and its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 """
 
 from __future__ import annotations

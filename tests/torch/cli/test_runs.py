@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,27 @@ def test_a_save_does_not_read_the_scan_again(tmp_path: Path, monkeypatch: pytest
     assert len(seen) > 2
     assert seen[0] == [1]
     assert seen[1:] == [[]] * (len(seen) - 1)
+
+
+def test_the_older_call_ends_as_interrupted_with_its_model_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So ``ptycho_train`` has no success to report, and reconstructs nothing with a model that is half trained."""
+    from ptycho_torch.errors import Interrupted
+    from ptycho_torch.training.module import PtychoModule
+    from ptycho_torch.workflows.components import run_cdi_example_torch
+
+    plain = PtychoModule.training_step
+
+    def signalled(self: PtychoModule, *arguments: Any) -> Any:
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(PtychoModule, "training_step", signalled)
+    config = dataclasses.replace(small_config(nepochs=50), output_dir=tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        run_cdi_example_torch(small_scan(), None, config, True, QUIET)
+    assert caught.value.number == signal.SIGTERM
+    assert (tmp_path / "wts.h5.zip").exists()
+    assert not (tmp_path / "inference").exists()
