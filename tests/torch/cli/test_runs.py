@@ -80,6 +80,21 @@ def test_it_is_written_before_the_work(made: Path, tmp_path: Path) -> None:
         )
 
 
+def test_a_run_that_was_ended_before_its_first_step_is_begun_by_going_on(made: Path, tmp_path: Path) -> None:
+    from ptycho_torch.errors import Interrupted
+    from ptycho_torch.training.run import Watch
+
+    run = tmp_path / "run"
+    watch = Watch(on_probe=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"--resume {run}"):
+        train(made / "scan.npz", run, small_config(probe="refine", probe_sweeps=1), QUIET, watch=watch)
+    done = call("train", "--resume", run, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert json.loads((run / "training.json").read_text())["epochs"] == 2
+    (run / "resume.safetensors").unlink()  # a model without a state is not written over
+    assert call("train", "--resume", run, "--quiet").exit_code == 2
+
+
 def test_a_run_goes_on_from_any_folder_with_its_own_scan(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
