@@ -30,6 +30,7 @@ __all__ = [
     "TrainingOutputs",
     "Watch",
     "described",
+    "first_group",
     "provenance_of",
     "train",
 ]
@@ -182,7 +183,7 @@ class _Job:
     ) -> None:
         """Write the bundle."""
         if self.group is None:
-            self.group = _first_group(self.scan, autoencoder, config)
+            self.group = first_group(self.scan, autoencoder, config)
         x, offsets = self.group
         seconds = history[-1]["seconds"] if history else 0.0
         save_torch_bundle(
@@ -213,7 +214,7 @@ class _Job:
         return TrainingOutputs(trained, files["bundle"], files, metrics)
 
 
-def _first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
+def first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
     """One group of the scan for the bundle's self-test: normalised frames (1, C, N, N), offsets (1, C, 1, 2)."""
     groups = group_neighbours(
         scan.positions,
