@@ -194,9 +194,6 @@ def guarded(command: F) -> F:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, UsageProblem, BrokenPipeError):
             raise
-        except Interrupted as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(128 + stop.number) from None
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
@@ -216,6 +213,8 @@ def guarded(command: F) -> F:
 
 def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
     """The line and the exit status for an exception."""
+    if isinstance(error, Interrupted):
+        return str(error), 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return (
             "interrupted; nothing was written by this command beyond what it has said",

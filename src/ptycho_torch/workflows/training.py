@@ -149,7 +149,7 @@ class _Job:
                 self.execution,
                 validation=self.validation,
                 workdir=self.folder.path,
-                resume=self.resume,
+                resume=self.resume and not self.folder.is_bare(),
                 watch=dataclasses.replace(watch, on_start=self.begin, on_best=self.keep),
             )
             return self.end(trained)
