@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DependencyError",
+    "Interrupted",
     "OutputError",
     "PtychoError",
     "ScanError",
@@ -65,6 +66,17 @@ class OutputError(PtychoError, OSError):
 
 class DependencyError(PtychoError, ImportError):
     """An optional dependency is needed; the text says how to install it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work: Ctrl-C, SIGTERM or SIGHUP. ``number`` is the signal's.
+
+    A program that it ends has the exit status 128 + ``number``.
+    """
+
+    def __init__(self, number: int, text: str = "interrupted") -> None:
+        super().__init__(text)
+        self.number = number
 
 
 def printable(text: object, limit: int = 200) -> str:

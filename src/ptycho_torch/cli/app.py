@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ptycho_torch._version import __version__
-from ptycho_torch.cli import bundles, evaluating, inferring, simulating, training
+from ptycho_torch.cli import bundles, evaluating, inferring, pretraining, simulating, training
 from ptycho_torch.cli.console import EXIT_INTERRUPTED, EXIT_USAGE, UsageProblem, fail
 
 __all__ = ["app"]
@@ -86,10 +86,11 @@ def root(
 ) -> None:
     """Reconstruct objects from ptychography scans with a network that learns without labels.
 
-    Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 130 interrupted; 'verify' has 3
+    Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 128 and the
+    signal's number (130 for Ctrl-C) interrupted; 'verify' has 3
     and 4 for a bundle that fails.
     """
 
 
-for _room in (simulating, training, inferring, evaluating, bundles):
+for _room in (simulating, training, pretraining, inferring, evaluating, bundles):
     _room.add_to(app)

@@ -18,7 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Placement", "crop_patches", "place", "put_patches", "shift_back", "shifted_probes"]
+__all__ = [
+    "Placement",
+    "crop_patches",
+    "place",
+    "put_patches",
+    "shift_back",
+    "shift_ramps",
+    "shifted_probes",
+]
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,18 @@ class _Put(torch.autograd.Function):
         return crop_patches(gradient.contiguous(), corners, size, owner), None, None, None
 
 
-def _ramps(fractions: Tensor, size: int) -> Tensor:
-    """(M, N, N) factors exp(-2 pi i k f) in the order of ``fft2``; the Nyquist frequency keeps its cosine."""
+def shift_ramps(fractions: Tensor, size: int) -> Tensor:
+    """Return what shifts a spectrum by fractions of a pixel: (M, N, N) factors ``exp(-2 pi i k f)``.
+
+    In the order of ``fft2``; the Nyquist frequency keeps its cosine.
+
+    Parameters
+    ----------
+    fractions : (M, 2) tensor
+        (x, y) in pixels.
+    size : int
+        Edge N.
+    """
     k = torch.fft.fftfreq(size, device=fractions.device)
     line = torch.exp(
         torch.complex(torch.zeros(()), torch.tensor(-2 * np.pi)).to(k.device) * k * fractions[..., None]
@@ -187,11 +205,11 @@ def shifted_probes(probe: Tensor, fractions: Tensor) -> Tensor:
     A Fourier shift. It keeps the probe's power, but for the Nyquist frequency, which a shift by a part
     of a pixel turns into its cosine. :func:`shift_back` is its adjoint.
     """
-    ramps = _ramps(fractions, probe.shape[-1]).unsqueeze(1)
+    ramps = shift_ramps(fractions, probe.shape[-1]).unsqueeze(1)
     return torch.fft.ifft2(torch.fft.fft2(probe) * ramps)
 
 
 def shift_back(probes: Tensor, fractions: Tensor) -> Tensor:
     """Return probes (M, modes, N, N) moved back by their fractions: the adjoint of :func:`shifted_probes`."""
-    ramps = _ramps(fractions, probes.shape[-1]).conj().unsqueeze(1)
+    ramps = shift_ramps(fractions, probes.shape[-1]).conj().unsqueeze(1)
     return torch.fft.ifft2(torch.fft.fft2(probes) * ramps)
