@@ -188,7 +188,8 @@ def _decide(archive: Archive, key: str, member: Member, whole: bool, wish: str) 
     if wish != "auto":
         return wish, f"The caller said that {key} holds {wish}."
     if "measurement" in archive and archive.header("measurement").dtype.kind == "U":
-        said = str(archive.read("measurement", limit=1024).ravel()[0])
+        values = archive.read("measurement", limit=1024).ravel()
+        said = str(values[0]) if values.size else ""
         if said in ("amplitude", "counts"):
             return said, f"The file says that {key} holds {said}."
     return measurement_of(member.dtype, whole, key)
