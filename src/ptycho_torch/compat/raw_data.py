@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
-from ptycho_torch.physics.units import amplitude_normalisation
-from ptycho_torch.scan import Scan, check_content, group_neighbours, group_offsets, open_scan
-from ptycho_torch.scan.npz import all_whole, measurement_of, probe_modes
-from ptycho_torch.scan.scan import ScanSource, counts_are_integer
+from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.scan.intake import Found, Request, scan_of
 
 __all__ = ["OnCanvas", "RawData"]
 
@@ -56,27 +53,18 @@ class RawData:
         frames = np.asarray(diff3d)
         if frames.ndim != 3 or frames.dtype.kind not in "iufb":
             raise ScanError(f"diff3d: expected real numbers (M, N, N), found {frames.dtype} {frames.shape}")
-        kind, why = measurement_of(frames.dtype, all_whole(frames), "diff3d")
         x, y = (np.asarray(v, dtype=np.float64).reshape(-1) for v in (xcoords, ycoords))
         if len(x) != len(y):
             raise ScanError(f"ycoords: expected {len(x)} values, as many as xcoords, found {len(y)}")
-        amplitudes = frames.astype(np.float32)
-        guess = None if objectGuess is None else np.asarray(objectGuess).astype(np.complex64)
-        scan = Scan(
-            amplitudes,
+        found = Found(
+            frames,
             np.stack([x, y], -1),
-            None
-            if probeGuess is None
-            else probe_modes("arrays", "probeGuess", np.asarray(probeGuess), frames.shape[-1]),
-            guess,
+            {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"},
+            probe=None if probeGuess is None else np.asarray(probeGuess),
+            object_guess=None if objectGuess is None else np.asarray(objectGuess),
             scan_index=None if scan_index is None else np.asarray(scan_index).astype(np.int64),
-            source=ScanSource("arrays", "arrays", "", kind, why),
         )
-        check_content(scan, {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"})
-        known = kind == "counts" or counts_are_integer(amplitudes)
-        if kind == "counts":
-            np.sqrt(amplitudes, out=amplitudes)
-        return cls(dataclasses.replace(scan, counts_known=known))
+        return cls(scan_of(found, "arrays", "arrays", Request(require_probe=False)))
 
     @classmethod
     def from_file(cls, path: str | Path) -> RawData:
@@ -93,7 +81,7 @@ class RawData:
 
     @property
     def diff3d(self) -> Any:
-        return self.scan.frames
+        return np.asarray(self.scan.frames)
 
     @property
     def probeGuess(self) -> NDArray[np.complex64] | None:
@@ -138,7 +126,7 @@ class RawData:
         canvas = None if scan.object_guess is None else scan.object_guess.shape
         out: dict[str, Any] = {
             "diffraction": frames,
-            "X_full": frames * np.float32(amplitude_normalisation(scan.frames)),
+            "X_full": frames * np.float32(scan.normalisation),
             "Y": None,
             "nn_indices": groups,
             "objectGuess": scan.object_guess,

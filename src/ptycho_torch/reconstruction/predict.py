@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +15,14 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.patches import region_size
-from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.scan.prefetch import one_ahead, stretches
 
 __all__ = ["normalised_groups", "reconstruct"]
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 def normalised_groups(
@@ -41,7 +39,7 @@ def normalised_groups(
     frames = np.asarray(scan.frames[groups.reshape(-1)], dtype=np.float32).reshape(
         *groups.shape, scan.N, scan.N
     )
-    frames = frames * np.float32(amplitude_normalisation(scan.frames))
+    frames = frames * np.float32(scan.normalisation)
     return frames, offsets[:, :, None].astype(np.float32), centres
 
 
@@ -81,6 +79,7 @@ def reconstruct(
             f"{name}: frames: expected {config.N}x{config.N}, what the model was trained for, found {scan.N}x{scan.N}; "
             "use a bundle for this size, or crop or bin the frames"
         )
+    scan.require_one_run()
     if device is not None:
         model = model.to(device)
     where = core.log_scale.device
@@ -96,7 +95,7 @@ def reconstruct(
     members = groups.shape[1]
     region = region_size(torch.from_numpy(np.asarray(offsets)), config.N) if members > 1 else config.N
     began = time.monotonic()
-    factor = np.float32(amplitude_normalisation(scan.frames) * model.intensity_scale)
+    factor = np.float32(scan.normalisation * model.intensity_scale)
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
     weight, sign = core.stitching_weight(), np.float32(core.offset_sign)
     canvas = Canvas(scan.positions, config.N, weight, device=where)
@@ -115,7 +114,7 @@ def reconstruct(
 
     try:
         with torch.inference_mode():
-            for part, x, shift in _one_ahead(read, _batches(groups, batch_size)):
+            for part, x, shift in one_ahead(read, stretches(len(groups), batch_size)):
                 objects = model(
                     x.to(where, non_blocking=True), shift.to(where, non_blocking=True), mask, region
                 )
@@ -147,21 +146,3 @@ def reconstruct(
         probe=probe,
         info=info,
     )
-
-
-def _one_ahead(read: Callable[[slice], _T], parts: Iterable[slice]) -> Iterator[_T]:
-    """``read`` of each part in order; the next one is read in a thread while this one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="frames") as reader:
-        waiting: Future[_T] | None = None
-        for part in parts:
-            coming = reader.submit(read, part)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
-
-
-def _batches(groups: NDArray[Any], size: int) -> Iterator[slice]:
-    for start in range(0, len(groups), size):
-        yield slice(start, min(start + size, len(groups)))
