@@ -63,6 +63,8 @@ def test_what_is_written_is_read_back(scan: Scan, as_counts: bool, tmp_path: Pat
     back = open_scan(tmp_path / "scan.npz")
     if not runs_of(scan.scan_index, None)[1]:
         scan = dataclasses.replace(scan, scan_index=None)  # numbers of frames are no runs
+    if scan.good_pixels is not None and scan.good_pixels.all():
+        scan = dataclasses.replace(scan, good_pixels=None)
     same(back, scan)
     assert back.source is not None
     assert back.source.measurement == measurement

@@ -9,6 +9,7 @@ import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.training import FormatOption, MeasurementOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields
 from ptycho_torch.errors import ConfigError
@@ -27,7 +28,9 @@ _NOT_FLAGS = (
 
 @guarded
 @with_fields(
-    (InferenceConfig, "Inference", _NOT_FLAGS), (ExecutionConfig, "Execution", ("progress", "num_workers"))
+    (InferenceConfig, "Inference", _NOT_FLAGS),
+    (ExecutionConfig, "Execution", ("progress", "num_workers")),
+    (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
     bundle: Annotated[Path, typer.Argument(help="Model bundle wts.h5.zip, or a folder that holds one.")],
@@ -102,7 +105,9 @@ def reconstruct(
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
-    data_in = open_scan(scan, format=format, measurement=measurement, require_probe=False)
+    data_in = open_scan(
+        scan, format=format, measurement=measurement, require_probe=False, **reading_options(flags)
+    )
     from ptycho_torch.workflows.inference import reconstruct_to
 
     with console.progress("reconstructing") as groups, console.progress("refining") as sweeps:

@@ -9,6 +9,7 @@ import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
 
@@ -36,6 +37,7 @@ ProbeFileOption = Annotated[
 @with_fields(
     (TrainingConfig, "Training", ("output_dir", "train_data_file")),
     (ExecutionConfig, "Execution", ("progress",)),
+    (ReadingConfig, "Scan file", ()),
 )
 def train(
     scan: Annotated[
@@ -94,7 +96,12 @@ def train(
     from ptycho_torch.scan import open_scan
 
     data_in = open_scan(
-        data_file, format=format, measurement=measurement, probe=probe_file, require_probe=False
+        data_file,
+        format=format,
+        measurement=measurement,
+        probe=probe_file,
+        require_probe=False,
+        **reading_options(flags),
     )
     from ptycho_torch.workflows import training
 

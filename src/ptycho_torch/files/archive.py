@@ -152,6 +152,9 @@ class Archive:
         """
         with self._open(key) as stream:
             member = self._parse(key, stream)
+            size = math.prod(member.shape) * dtype.itemsize
+            if size > memory_limit():
+                raise self.error(key, f"at most the {memory_limit()} bytes that are free", f"{size}")
             result = np.empty([member.shape[axis] for axis in order], dtype)
             stored = np.moveaxis(result, range(len(order)), order)  # the view with the file's axes
             if member.fortran:

@@ -118,7 +118,7 @@ class Cxi(ScanFormat):
                 break
         if found.probe is not None and found.probe.ndim == 4:
             found.probe = found.probe[0]
-        found.frames = H5Frames(path, key, np.arange(count), external=request.external)
+        found.frames = H5Frames(path, key, external=request.external)
         return found
 
     def write(self, scan: Scan, path: Path, *, measurement: str) -> None:

@@ -13,10 +13,8 @@ import math
 from pathlib import Path
 from typing import Final
 
-import h5py
 import numpy as np
 
-from ptycho_torch.errors import ScanError
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.hdf5 import H5File, has_members, opened, read_array
 from ptycho_torch.scan.intake import Found, Request
@@ -44,13 +42,6 @@ class Eiger(ScanFormat):
     def read(self, path: Path, request: Request) -> Found:
         with opened(path, request.external) as file:
             keys = _keys(file)
-            shapes = [tuple(file[key].shape) for key in keys]
-            for key, shape in zip(keys, shapes, strict=True):
-                if len(shape) != 3 or shape[1:] != shapes[0][1:] or file[key].dtype.kind not in "iu":
-                    raise ScanError(
-                        f"{path}: {key}: expected whole numbers (M, {', '.join(map(str, shapes[0][1:]))}),"
-                        f" found {file[key].dtype} {shape}"
-                    )
             found = Found(
                 frames=np.zeros(0),
                 positions=None,
@@ -60,19 +51,14 @@ class Eiger(ScanFormat):
                 says=("counts", "Eiger master files hold counts."),
                 centre=_centre(file),
             )
-        count = sum(shape[0] for shape in shapes)
-        found.frames = H5Frames(path, tuple(keys), np.arange(count), external=request.external)
+        found.frames = H5Frames(path, tuple(keys), external=request.external)
         return found
 
 
 def _keys(file: H5File) -> list[str]:
     """The data sets of frames, in order."""
     names = sorted(name for name in file.names(_DATA) if name.startswith("data_") and name[5:].isdigit())
-    keys = [f"{_DATA}/{name}" for name in names] or [f"{_DATA}/data"]
-    for key in keys:
-        if not isinstance(file[key], h5py.Dataset):
-            raise ScanError(f"{file.path}: {key}: expected a data set, found a group")
-    return keys
+    return [f"{_DATA}/{name}" for name in names] or [f"{_DATA}/data"]
 
 
 def _number(file: H5File, *keys: str) -> float | None:

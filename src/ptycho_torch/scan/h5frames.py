@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.scan.frames import ArrayFrames, Cut, FrameSource, Index
+from ptycho_torch.errors import ScanError
+from ptycho_torch.scan.facts import Cut
+from ptycho_torch.scan.frames import ArrayFrames, FrameSource, Index
 from ptycho_torch.scan.hdf5 import opened
 
 __all__ = ["H5Frames"]
@@ -26,7 +29,7 @@ class H5Frames(FrameSource):
     keys
         Data sets (K, H, W), or (rows, columns, H, W) of a raster, that count as one after the other.
     which
-        (M,) place of each frame among all of theirs.
+        (M,) place of each frame among all of theirs; None takes all in order.
     cut, counts, good
         As in :class:`~ptycho_torch.scan.frames.FrameSource`; ``cut`` None takes frames that are square as they are.
     external
@@ -37,23 +40,42 @@ class H5Frames(FrameSource):
         self,
         path: Path,
         keys: str | tuple[str, ...],
-        which: Index,
+        which: Index | None = None,
         cut: Cut | None = None,
         counts: bool = False,
         good: NDArray[np.bool_] | None = None,
         external: bool = False,
     ) -> None:
-        self.path, self.which, self.external = path, which, external
+        self.path, self.external = path, external
         self.keys = (keys,) if isinstance(keys, str) else tuple(keys)
-        with opened(path, external) as file:
-            found = [file[key] for key in self.keys]
-            self._dtype = np.result_type(*(data.dtype for data in found))
-            self.frame_shape = (int(found[0].shape[-2]), int(found[0].shape[-1]))
-            self._counts = [math.prod(data.shape[:-2]) for data in found]
-            self._chunk_frames = max((data.chunks or (1,))[0] if data.ndim == 3 else 1 for data in found)
-            self.files = [path, *file.linked]
+        self._checked: dict[tuple[Path, str], bool] = {}
+        self._counts: list[int] = []
+        self._chunk_frames = 1
+        self.files = (path,)
+        kinds, frames = set(), set()
+        for key in self.keys:
+            with opened(path, external, self._checked) as file:  # anew: each may be a file of its own
+                data = file[key]
+                if (
+                    not isinstance(data, h5py.Dataset)
+                    or data.ndim not in (3, 4)
+                    or data.dtype.kind not in "iufb"
+                ):
+                    found = f"{data.dtype} {data.shape}" if isinstance(data, h5py.Dataset) else "a group"
+                    raise ScanError(f"{path}: {key}: expected real numbers (M, N, N), found {found}")
+                self._counts.append(math.prod(data.shape[:-2]))
+                kinds.add(data.dtype)
+                frames.add((int(data.shape[-2]), int(data.shape[-1])))
+                if data.ndim == 3 and data.chunks:
+                    self._chunk_frames = max(self._chunk_frames, data.chunks[0])
+                self.files += tuple(other for other in file.linked if other not in self.files)
+        if len(frames) != 1:
+            raise ScanError(f"{path}: {self.keys[-1]}: expected frames of one shape, found {sorted(frames)}")
+        self._dtype = np.result_type(*kinds)
+        self.frame_shape = frames.pop()
+        self.which = np.arange(sum(self._counts)) if which is None else which
         cut = cut or Cut(slice(0, self.frame_shape[0]), slice(0, self.frame_shape[1]))
-        super().__init__(len(which), cut, counts, good)
+        super().__init__(len(self.which), cut, counts, good)
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -70,8 +92,9 @@ class H5Frames(FrameSource):
         unique, inverse = np.unique(self.which[which], return_inverse=True)
         rows, columns = self.cut.rows, self.cut.columns
         shape = (len(unique), rows.stop - rows.start, columns.stop - columns.start)
-        values = np.empty(shape, self.stored_dtype)
-        with opened(self.path, self.external) as file:
+        with opened(self.path, self.external, self._checked) as file:
+            file.take(file[self.keys[0]], math.prod(shape) * self.stored_dtype.itemsize)
+            values = np.empty(shape, self.stored_dtype)
             first = 0
             for key, count in zip(self.keys, self._counts, strict=True):
                 low, high = np.searchsorted(unique, [first, first + count])

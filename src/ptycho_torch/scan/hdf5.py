@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, printable
+from ptycho_torch.files.memory import RATIO, MemoryBudget
 
 __all__ = ["SIGNATURE", "H5File", "has_members", "opened", "read_array"]
 
@@ -53,20 +55,28 @@ class H5File:
         A regular file.
     external
         Follow links and virtual data sets to regular files in the same folder.
+    checked
+        Data sets that were found to be where they may be, for files that are opened again and again;
+        it is added to.
 
     Attributes
     ----------
     linked : list of Path
         Other files whose data was asked for, in the order they were met.
+    budget : MemoryBudget
+        What reading may make.
     """
 
-    def __init__(self, path: Path, external: bool = False) -> None:
+    def __init__(
+        self, path: Path, external: bool = False, checked: dict[tuple[Path, str], bool] | None = None
+    ) -> None:
         if not path.is_file():
             raise ScanError(f"{path}: expected a regular file, found none")
         self.path, self.external = path, external
         self.linked: list[Path] = []
         self._files: dict[Path, Any] = {}
-        self._checked: set[tuple[Path, str]] = set()
+        self._checked = {} if checked is None else checked
+        self.budget = MemoryBudget(path.stat().st_size, lambda reason: ScanError(f"{path}: {reason}"))
         self._file = self._open(path)
 
     def close(self) -> None:
@@ -79,6 +89,18 @@ class H5File:
             # Chunks that hold several frames are unpacked once for a read, not once for each frame.
             self._files[path] = h5py.File(path, "r", rdcc_nbytes=32 << 20)
         return self._files[path]
+
+    def take(self, data: Any, count: int) -> None:
+        """Take ``count`` bytes that are about to be read of a data set from the budget, and those of one chunk.
+
+        Raises
+        ------
+        ScanError
+            When the file makes too much for its size, or more than is free.
+        """
+        chunk = math.prod(data.chunks or (0,)) * data.dtype.itemsize
+        self.budget.take(count + chunk, printable(data.name))
+        self.budget.give_back(chunk)
 
     # ---- finding members
 
@@ -142,34 +164,41 @@ class H5File:
             target = self._allowed(f"{here.name.rstrip('/')}/{name}", "a link", filename)
             return self._at(self._open(target), f"/{inner}/{rest}", target, further)
         if isinstance(here, h5py.Dataset):
-            self._check(here, path, trail)
+            self._check(here, path)
         return here
 
-    def _check(self, data: Any, path: Path, trail: list[str]) -> None:
+    def _check(self, data: Any, path: Path) -> None:
         """Refuse a data set whose values lie in other files, unless they may; its shape is not asked before."""
-        if (path, data.name) in self._checked:
+        place = path, str(data.name)
+        if place in self._checked:
+            if not self._checked[place]:
+                raise self._refuse(data.name, "a virtual data set of others", "one that contains itself")
             return
-        self._checked.add((path, data.name))
         plist = data.id.get_create_plist()
         if plist.get_external_count():
             name = printable(_text(plist.get_external(0)[0]), 80)
             raise self._refuse(data.name, "data in an HDF5 file", f"raw storage in another file, {name}")
-        if plist.get_layout() != h5py.h5d.VIRTUAL:
-            return
-        if len(trail) >= _LINKS:
-            raise self._refuse(data.name, f"virtual data sets nested at most {_LINKS} deep", "more")
+        self._checked[place] = False
+        if plist.get_layout() == h5py.h5d.VIRTUAL:
+            self._check_sources(data.name, plist, path)
+        self._checked[place] = True
+
+    def _check_sources(self, key: str, plist: Any, path: Path) -> None:
         sources = {
             (_text(plist.get_virtual_filename(i)), _text(plist.get_virtual_dsetname(i)))
             for i in range(plist.get_virtual_count())
         }
         for filename, name in sorted(sources):
             if "%" in filename + name:
-                raise self._refuse(data.name, "a virtual data set of named files", f"a pattern, {filename}")
-            target = path if filename == "." else self._allowed(data.name, "a virtual data set", filename)
-            part = self._at(self._open(target), f"/{name}", target, [*trail, name])
-            if not isinstance(part, h5py.Dataset):
-                # The library would give zeros for what is not there.
-                raise self._refuse(data.name, f"{name} in {target.name}", "none")
+                raise self._refuse(key, "a virtual data set of named files", f"a pattern, {filename}")
+            target = path if filename == "." else self._allowed(key, "a virtual data set", filename)
+            # Each is closed again: there may be thousands.
+            with contextlib.closing(H5File(target, self.external, self._checked)) as other:
+                if not isinstance(other.get(f"/{name}"), h5py.Dataset):
+                    # The library would give zeros for what is not there.
+                    raise self._refuse(key, f"the data set {name} in {target.name}", "none")
+                for file in other.linked:
+                    self._link(file)
 
     def _allowed(self, key: str, kind: str, filename: str) -> Path:
         """The file beside ours that ``filename`` means, or an error."""
@@ -185,16 +214,22 @@ class H5File:
         if target.resolve().parent != folder.resolve():
             raise self._refuse(key, "data files in the same folder", f"{shown}, a link out of it")
         target = folder / target.name
-        if target not in self.linked:
-            self.linked.append(target)
+        self._link(target)
         return target
+
+    def _link(self, target: Path) -> None:
+        if target not in self.linked and target != self.path:
+            self.linked.append(target)
+            self.budget.allowed += int(RATIO * target.stat().st_size)
 
     def _refuse(self, key: str, expected: str, found: str) -> ScanError:
         return ScanError(f"{self.path}: {printable(key)}: expected {expected}, found {printable(found)}")
 
 
 @contextlib.contextmanager
-def opened(path: Path, external: bool = False) -> Iterator[H5File]:
+def opened(
+    path: Path, external: bool = False, checked: dict[tuple[Path, str], bool] | None = None
+) -> Iterator[H5File]:
     """Open a file for reading; see :class:`H5File`.
 
     Raises
@@ -205,7 +240,7 @@ def opened(path: Path, external: bool = False) -> Iterator[H5File]:
     _filters()
     file: H5File | None = None
     try:
-        file = H5File(path, external)
+        file = H5File(path, external, checked)
         yield file
     except ScanError:
         raise
@@ -244,4 +279,5 @@ def read_array(file: H5File, key: str, ndim: int | None = None, kinds: str = "iu
     if found.dtype.kind not in kinds or (ndim is not None and found.ndim != ndim):
         wanted = "numbers" if ndim is None else f"numbers with {ndim} axes"
         raise ScanError(f"{file.path}: {key}: expected {wanted}, found {found.dtype} of shape {found.shape}")
+    file.take(found, found.size * found.dtype.itemsize)
     return np.asarray(found[()])

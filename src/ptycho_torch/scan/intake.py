@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError
-from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.files.memory import FLOOR, RATIO, memory_limit
 from ptycho_torch.scan.check import check_content
-from ptycho_torch.scan.frames import ArrayFrames, Cut, FrameSource
+from ptycho_torch.scan.facts import Cut
+from ptycho_torch.scan.frames import ArrayFrames, FrameSource
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.optics import Optics, cut_probe, metres_to_pixels
 from ptycho_torch.scan.positions import read_positions
@@ -78,8 +78,6 @@ class Found:
         ``amplitude`` or ``counts`` and one sentence on why, where the file or the format says it.
     centre
         (row, column) of the zero frequency; None means the middle.
-    linked
-        Further files whose data was read.
     """
 
     frames: Stored
@@ -94,7 +92,6 @@ class Found:
     scan_index: NDArray[np.int64] | None = None
     says: tuple[str, str] | None = None
     centre: tuple[int, int] | None = None
-    linked: list[Path] = field(default_factory=list)
 
     def name(self, part: str) -> str:
         """What the file calls a part of the scan."""
@@ -111,7 +108,7 @@ def file_sha256(path: Path, *others: Path) -> str:
     return digest.hexdigest()
 
 
-def scan_of(found: Found, where: str, format: str, request: Request, files: Iterable[Path] = ()) -> Scan:
+def scan_of(found: Found, where: str, format: str, request: Request, file: Path | None = None) -> Scan:
     """Interpret and check what was found.
 
     Parameters
@@ -124,8 +121,8 @@ def scan_of(found: Found, where: str, format: str, request: Request, files: Iter
         Name of the format, likewise.
     request
         What the caller asked for.
-    files
-        Files whose hash identifies the measurement; the first is the one that was named.
+    file
+        The file, whose hash identifies the measurement, with those that its frames lie in; None for arrays.
 
     Raises
     ------
@@ -142,6 +139,7 @@ def scan_of(found: Found, where: str, format: str, request: Request, files: Iter
         raise ScanError(
             f"{where}: {found.name('positions')}: expected {len(frames)} positions, one for each frame, found {len(positions)}"
         )
+    digest = "" if file is None else file_sha256(file, *(other for other in frames.files if other != file))
     frames = frames.recut(cut)
     frames = frames if good is None else frames.masked(good)
     try:
@@ -159,7 +157,7 @@ def scan_of(found: Found, where: str, format: str, request: Request, files: Iter
         None if found.positions_start is None else found.positions_start * _scale(whole, cut),
         found.scan_index if keep_runs else None,
         good,
-        ScanSource(where, format, file_sha256(*files) if files else "", kind, why, runs_why),
+        ScanSource(where, format, digest, kind, why, runs_why),
         geometry=geometry,
     )
     check_content(scan, found.names)
@@ -246,7 +244,7 @@ def _positions(
     if positions is None:
         raise ScanError(
             f"{where}: positions: expected some, found a file with frames alone; give a file that has them:"
-            " --positions FILE, or open_scan(..., positions=FILE)"
+            " --positions-file FILE, or open_scan(..., positions=FILE)"
         )
     if not np.isfinite(positions).all():
         first = int(np.argmax(~np.isfinite(positions).all(1)))
@@ -284,7 +282,9 @@ def _placed(frames: FrameSource, where: str) -> FrameSource:
     """Frames of a file in memory, where they are few: they are drawn at random, again and again."""
     if not isinstance(frames, H5Frames):
         return frames
-    if frames.nbytes_stored <= memory_limit() // _SHARE:
+    size = sum(file.stat().st_size for file in frames.files)
+    # A small file that claims many frames is read piece by piece, too.
+    if frames.nbytes_stored <= min(memory_limit() // _SHARE, FLOOR + RATIO * size):
         return frames.in_memory()
     logger.info("%s: the frames stay in the file; copy them to a fast disk if reading is slow", where)
     return frames

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ptycho_torch.scan.frames import Cut
+from ptycho_torch.scan.facts import Cut
 from ptycho_torch.scan.scan import Geometry
 
 __all__ = ["PLANCK_LIGHT", "Optics", "cut_probe", "metres_to_pixels", "object_pixel"]

@@ -45,5 +45,5 @@ class PtychodusTraining(ScanFormat):
                 found.positions = np.stack([x, y], -1).astype(np.float64) + HALF_PIXEL
             found.probe = read_array(file, "probe") if "probe" in file else None
             found.object_guess = read_array(file, "object") if "object" in file else None
-        found.frames = H5Frames(path, "patterns", np.arange(count), external=request.external)
+        found.frames = H5Frames(path, "patterns", external=request.external)
         return found

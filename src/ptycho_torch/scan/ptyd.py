@@ -108,7 +108,6 @@ class Ptyd(ScanFormat):
                 bad_pixels=_bad(file, groups, frame),
                 says=("counts", "The ptyd format stores intensities, so they were taken as counts."),
             )
-            count = sum(file[f"{group}/data"].shape[0] for group in groups)
         keys = tuple(f"{group}/data" for group in groups)
-        found.frames = H5Frames(path, keys, np.arange(count), external=request.external)
+        found.frames = H5Frames(path, keys, external=request.external)
         return found

@@ -17,6 +17,7 @@ from typing import Any, Final, TypedDict, Unpack
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
+from ptycho_torch.files.regular import open_regular
 from ptycho_torch.registry import Registry
 from ptycho_torch.scan.intake import Found, Request, scan_of
 from ptycho_torch.scan.runs import Run
@@ -99,7 +100,7 @@ def _by_name(path: Path, name: str) -> ScanFormat:
 
 def _recognised(path: Path) -> str:
     """The name of a file's format. That of its suffix is asked first, so that two in one container do not compete."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(_HEAD)
     formats = {name: made() for name, made in FORMATS.items()}
     named = [name for name, f in formats.items() if path.suffix.lower() in f.suffixes]
@@ -182,7 +183,7 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
             raise ScanError(f"{path}: expected a scan file, found {kind}")
         name = format or _recognised(path)
         found = _by_name(path, name).read(path, request)
-        return scan_of(found, str(path), name, request, [path, *found.linked])
+        return scan_of(found, str(path), name, request, path)
     except OSError as error:
         if isinstance(error, ScanError):
             raise
