@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Placement", "crop_patches", "place", "put_patches", "shift_back", "shifted_probes"]
+__all__ = ["Placement", "crop_patches", "place", "put_patches", "shift_back", "shift_ramps", "shifted_probes"]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Put(torch.autograd.Function):
         return crop_patches(gradient.contiguous(), corners, size, owner), None, None, None
 
 
-def _ramps(fractions: Tensor, size: int) -> Tensor:
+def shift_ramps(fractions: Tensor, size: int) -> Tensor:
     """(M, N, N) factors exp(-2 pi i k f) in the order of ``fft2``; the Nyquist frequency keeps its cosine."""
     k = torch.fft.fftfreq(size, device=fractions.device)
     line = torch.exp(
@@ -187,11 +187,11 @@ def shifted_probes(probe: Tensor, fractions: Tensor) -> Tensor:
     A Fourier shift. It keeps the probe's power, but for the Nyquist frequency, which a shift by a part
     of a pixel turns into its cosine. :func:`shift_back` is its adjoint.
     """
-    ramps = _ramps(fractions, probe.shape[-1]).unsqueeze(1)
+    ramps = shift_ramps(fractions, probe.shape[-1]).unsqueeze(1)
     return torch.fft.ifft2(torch.fft.fft2(probe) * ramps)
 
 
 def shift_back(probes: Tensor, fractions: Tensor) -> Tensor:
     """Return probes (M, modes, N, N) moved back by their fractions: the adjoint of :func:`shifted_probes`."""
-    ramps = _ramps(fractions, probes.shape[-1]).conj().unsqueeze(1)
+    ramps = shift_ramps(fractions, probes.shape[-1]).conj().unsqueeze(1)
     return torch.fft.ifft2(torch.fft.fft2(probes) * ramps)

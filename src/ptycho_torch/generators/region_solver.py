@@ -1,0 +1,341 @@
+"""A learned solver of regions: steps of the physics over all frames, small networks on the canvas between.
+
+A region is a window of the object plane with every frame whose patch lies in it: one frame, a group, a tile
+of a scan, or all of it. With patches crop_m and their adjoint T_m (:mod:`ptycho_torch.physics.regions`):
+
+    o_0 = constant
+    for k = 1..K:
+      J passes over S interleaved subsets of the frames:
+        Delta_m = F^-1( A_m F psi_m / |F psi_m| ) - psi_m,          psi_m = P_m crop_m(o)
+        g = sum_m T_m( P_m* Delta_m ) / ( sum_m T_m |P_m|^2 + alpha max |P|^2 )
+        v <- mu_kj v + g;    o <- o + eta_kj v
+      P <- P + beta_k sum_m (crop_m o)* Delta_m / ( sum_m |crop_m o|^2 + alpha max )  + NetP_k(...)
+      o <- o + Net_k( Re o, Im o, Re g, Im g, coverage, lag, misfit, noise )
+
+Every feature is divided by local coverage and not by the number of frames, so one set of weights serves one
+frame and ten thousand. The networks run once an iteration on the canvas, not once a frame. The more frames
+cover a point, the more subsets there are: updates of a subset cost a part and move as far.
+
+References
+----------
+.. [1] A. M. Maiden and J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009): the updates of object and probe.
+.. [2] H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13, 601 (1994): ordered subsets.
+.. [3] A. Maiden, D. Johnson and P. Li, Optica 4, 736 (2017): momentum, regularised denominators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ptycho_torch.generators.unet import UNet
+from ptycho_torch.physics.projection import project
+from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
+
+__all__ = ["RegionFrames", "RegionSolver", "Solution"]
+
+_FEATURES = 10
+_PROBE_FEATURES = 8
+_DIM = 0.01
+"""Coverage below which the networks have less and less of a say."""
+_MANY = 4.0
+"""Coverage from which on the frames decide, and no longer what the networks know of objects."""
+_CHUNK_PIXELS = 1 << 19
+"""Pixels of frames worked on at once: more leave the processor's cache, fewer pay for each call."""
+
+
+@dataclass(frozen=True)
+class RegionFrames:
+    """The frames of one region, or of several regions of one shape.
+
+    Attributes
+    ----------
+    amplitudes : (M, N, N) float tensor
+        Measured amplitudes, zero frequency at pixel [N//2, N//2].
+    corners : (M, 2) int64 tensor
+        Row and column of each patch's first pixel.
+    fractions : (M, 2) float tensor
+        Fraction of each position, (x, y).
+    probe : (B, modes, N, N) complex tensor
+        The guess for each region.
+    shape : tuple of int
+        (H, W) of a region.
+    owner : (M,) int64 tensor
+        Region of each frame, 0 to B - 1.
+    good : (N, N) bool tensor, optional
+        Detector pixels that can be trusted.
+    noise : (B,) float tensor, optional
+        Standard deviation of the amplitudes, in their unit; 0 where it is not known.
+    """
+
+    amplitudes: Tensor
+    corners: Tensor
+    fractions: Tensor
+    probe: Tensor
+    shape: tuple[int, int]
+    owner: Tensor
+    good: Tensor | None = None
+    noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the solver found, in the gauge of the probe it was given.
+
+    Attributes
+    ----------
+    objects : list of (B, H, W) complex tensor
+        The object after each iteration, the last one last.
+    probe : (B, modes, N, N) complex tensor
+    coverage : (B, H, W) real tensor
+        ``sum_m T_m |P_m|^2`` over its probe's maximum.
+    """
+
+    objects: list[Tensor]
+    probe: Tensor
+    coverage: Tensor
+
+
+class RegionSolver(nn.Module):
+    """The iteration above, with ``iterations`` networks of their own and ``passes`` over the frames before each.
+
+    Parameters
+    ----------
+    iterations, passes : int
+        K and J.
+    width, levels : int
+        Size of the networks on the canvas; see :class:`~ptycho_torch.generators.unet.UNet`.
+    damping : float
+        alpha.
+    """
+
+    def __init__(
+        self, iterations: int = 4, passes: int = 2, width: int = 24, levels: int = 4, damping: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.iterations, self.passes, self.damping = iterations, passes, damping
+        self.bf16 = False
+        self.start = nn.Parameter(torch.tensor(1.0))
+        self.eta = nn.Parameter(torch.ones(iterations, passes))
+        self.momentum = nn.Parameter(torch.full((iterations, passes), 0.2))
+        self.beta = nn.Parameter(torch.full((iterations,), 0.5))
+        self.net = UNet(_FEATURES, 4, width, levels)
+        self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
+
+    def forward(
+        self, frames: RegionFrames, *, update_probe: bool = True, extra: int = 0, keep: bool = False
+    ) -> Solution:
+        """Solve regions from frames and a guess of the probe.
+
+        Parameters
+        ----------
+        frames : RegionFrames
+        update_probe : bool
+            Whether the probe is solved for, too, or taken as true.
+        extra : int
+            How often the last iteration is repeated.
+        keep : bool
+            Whether all iterates are returned, as training needs them, or the last one only.
+        """
+        state = _State(self, frames)
+        objects: list[Tensor] = []
+        order = [*range(self.iterations), *[self.iterations - 1] * extra]
+        for k in order:
+            state.iterate(k, update_probe)
+            if keep or not objects:
+                objects.append(state.obj * state.scale[:, None, None])
+            else:
+                objects[0] = state.obj * state.scale[:, None, None]
+        probe = state.probe / state.scale[:, None, None, None]
+        return Solution(objects, probe, state.illumination / state.peak)
+
+
+class _State:
+    """Object and probe of the regions while they are solved; the scale is taken out, so that |o| is about 1."""
+
+    def __init__(self, solver: RegionSolver, frames: RegionFrames) -> None:
+        self.solver, self.frames = solver, frames
+        self.size = frames.amplitudes.shape[-1]
+        self.measured = torch.fft.ifftshift(frames.amplitudes, dim=(-2, -1)).unsqueeze(1)
+        self.good = None
+        if frames.good is not None:
+            self.good = torch.fft.ifftshift(frames.good, dim=(-2, -1))
+            self.measured = self.measured * self.good
+        regions = len(frames.probe)
+        self.canvas = (regions, *frames.shape)
+        counts = torch.bincount(frames.owner, minlength=regions).clamp_min(1)
+        power = self.measured.square().sum((1, 2, 3))
+        per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
+        self.mean_power = per_region
+        self.total = (per_region * counts).clamp_min(1e-30)
+        guess = frames.probe.real.square() + frames.probe.imag.square()
+        self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
+        self.probe = frames.probe * self.scale[:, None, None, None]
+        self.obj = solver.start.to(self.probe.dtype).expand(self.canvas)
+        self._spectrum = self._mean_modulus(counts)
+        self._illuminate()
+        self.lag = self._lags()
+        self.subsets = self._deal()
+        noise = torch.zeros(regions) if frames.noise is None else frames.noise
+        level = (noise.to(power.device) / (per_region.sqrt() / self.size)).clamp_min(1e-6)
+        self.noise = ((level.log10() + 3) / 3).clamp(0, 1.2)
+
+    # ------------------------------------------------------------ set-up
+    def _mean_modulus(self, counts: Tensor) -> Tensor:
+        """(B, 1, N, N) root of each region's mean measured intensity."""
+        mean = self.measured.new_zeros(len(counts), 1, self.size, self.size)
+        mean = mean.index_add(0, self.frames.owner, self.measured.square())
+        return (mean / counts[:, None, None, None] + 1e-12).sqrt()
+
+    def _probes(self, index: Tensor) -> Tensor:
+        """(m, modes, N, N) the probe as the frames ``index`` see it."""
+        owner = self.frames.owner[index]
+        lines = self._lines[index]
+        return torch.fft.ifft2(self._transform[owner] * lines)
+
+    def _illuminate(self) -> None:
+        """Everything that follows from the probe: its shifts, coverage, denominators."""
+        self._lines = shift_ramps(self.frames.fractions, self.size).unsqueeze(1)
+        self._transform = torch.fft.fft2(self.probe)
+        self.waves = torch.cat([self._probes(index) for index in self._chunks(self._all())])
+        power = (self.waves.real.square() + self.waves.imag.square()).sum(1)
+        self.power = power
+        self.illumination = put_patches(power, self.frames.corners, self.canvas, self.frames.owner)
+        own = (self.probe.real.square() + self.probe.imag.square()).sum(1)
+        self.peak = own.detach().amax((-2, -1))[:, None, None].clamp_min(1e-12)
+
+    def _all(self) -> Tensor:
+        return torch.arange(len(self.measured), device=self.measured.device)
+
+    def _chunks(self, index: Tensor) -> tuple[Tensor, ...]:
+        return index.split(max(1, _CHUNK_PIXELS // self.size**2))
+
+    def _lags(self) -> Tensor:
+        """The frames' autocorrelations, averaged where frames meet."""
+        unit = (self.size**2 / 4 / self.mean_power.clamp_min(1e-30))[self.frames.owner][:, None, None]
+        lags = torch.fft.ifft2(self.measured.squeeze(1).square() * unit, norm="ortho").abs()
+        lags = torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1))) * self.power
+        total = put_patches(lags, self.frames.corners, self.canvas, self.frames.owner)
+        return total / (self.illumination + self.solver.damping * self.peak)
+
+    def _deal(self) -> tuple[Tensor, ...]:
+        """Interleaved subsets of the frames: one per three-fold coverage, eight at most."""
+        light = self.illumination.detach()
+        cover = float(light.square().sum() / light.sum().clamp_min(1e-12) / self.peak.mean())
+        fewest = int(torch.bincount(self.frames.owner, minlength=len(self.probe)).min())
+        count = int(min(max(round(cover / 3), 1), 8, max(fewest, 1)))
+        owner = self.frames.owner.cpu()
+        order = torch.randperm(len(owner), generator=torch.Generator().manual_seed(0))
+        order = order[owner[order].argsort(stable=True)]  # by region: a region is dealt as if it were alone
+        first = torch.searchsorted(owner[order].contiguous(), owner[order].contiguous())
+        rank = torch.arange(len(owner)) - first
+        return tuple(order[rank % count == i].to(self.measured.device) for i in range(count))
+
+    # ------------------------------------------------------------ one iteration
+    def iterate(self, k: int, update_probe: bool) -> None:
+        solver = self.solver
+        velocity = torch.zeros_like(self.obj)
+        for j in range(solver.passes):
+            last = j == solver.passes - 1
+            misfits, gradients = [], []
+            for subset in self.subsets:
+                g, more = self._gradient(subset, last, last and update_probe)
+                velocity = solver.momentum[k, j] * velocity + g
+                self.obj = self.obj + solver.eta[k, j] * velocity
+                misfits.append(more[0])
+                gradients.append((more[1], more[2]))
+        damped = self.illumination + solver.damping * self.peak
+        left = torch.stack([torch.as_tensor(part) for part in misfits]).sum(0)
+        misfit = (left / damped + 1e-9).sqrt()
+        wrong = (left.sum((1, 2)) / self.total).add(1e-9).sqrt()
+        features = self._features(g, misfit, k)
+        if update_probe:
+            self._move_probe(k, gradients, wrong)
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=solver.bf16):
+            change = solver.net(features).to(features.dtype)
+        self.obj = self.obj + self._weighed(change, misfit)
+
+    def _gradient(
+        self, subset: Tensor, last: bool, probe: bool
+    ) -> tuple[Tensor, tuple[Tensor | float, Tensor | float, Tensor | float]]:
+        """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums."""
+        frames = self.frames
+        top: Tensor | float = 0.0
+        light: Tensor | float = 0.0
+        misfit: Tensor | float = 0.0
+        moves: Tensor | float = 0.0
+        bright: Tensor | float = 0.0
+        whole = len(self.subsets) == 1
+        for index in self._chunks(subset):
+            corners, owner, waves = frames.corners[index], frames.owner[index], self.waves[index]
+            under = crop_patches(self.obj, corners, self.size, owner).unsqueeze(1)
+            change, _ = project(under * waves, self.measured[index], self.good)
+            back = (waves.conj() * change).sum(1)
+            top = top + put_patches(back, corners, self.canvas, owner)
+            if not whole:
+                light = light + put_patches(self.power[index], corners, self.canvas, owner)
+            if last:
+                squared = (change.real.square() + change.imag.square()).sum(1)
+                misfit = misfit + put_patches(squared, corners, self.canvas, owner)
+            if probe:
+                pull = torch.fft.fft2(under.conj() * change) * self._lines[index].conj()
+                zeros = torch.zeros_like(self.probe)
+                moves = moves + zeros.index_add(0, owner, pull)
+                squared = under.real.square() + under.imag.square()
+                bright = bright + squared.new_zeros(len(self.probe), 1, self.size, self.size).index_add(
+                    0, owner, squared
+                )
+        light = self.illumination if whole else light
+        return top / (light + self.solver.damping * self.peak), (misfit, moves, bright)
+
+    def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
+        cover = self.illumination / self.peak
+        noise = self.noise[:, None, None].expand_as(cover)
+        parts = [self.obj.real, self.obj.imag, g.real, g.imag]
+        parts += [
+            torch.log1p(cover),
+            cover / (1 + cover),
+            self.lag,
+            misfit,
+            noise,
+            torch.full_like(cover, k / self.solver.iterations),
+        ]
+        return torch.stack(parts, 1)
+
+    def _weighed(self, change: Tensor, misfit: Tensor) -> Tensor:
+        """The network's change: what it may do anywhere, less and less where many frames meet, and what grows
+        with the misfit; so that where frames decide, the iteration goes on to converge."""
+        cover = self.illumination / self.peak
+        # Where hardly any light falls no error is seen, and a network that is free there runs away.
+        free = cover / (cover + _DIM) / (1 + cover / _MANY)
+        tied = misfit.clamp_max(1.0) * (cover / (cover + _DIM))
+        real = free * change[:, 0] + tied * change[:, 2]
+        return torch.complex(real, free * change[:, 1] + tied * change[:, 3])
+
+    def _move_probe(
+        self, k: int, gradients: list[tuple[Tensor | float, Tensor | float]], wrong: Tensor
+    ) -> None:
+        """A step of the probe along the last pass's changes, then its network's, less where little is wrong."""
+        solver = self.solver
+        moves = torch.fft.ifft2(sum(part[0] for part in gradients))
+        bright = sum(part[1] for part in gradients)
+        top = bright.detach().amax((-2, -1), keepdim=True)  # type: ignore[union-attr]
+        step = moves / (bright + solver.damping * top)
+        self.probe = self.probe + solver.beta[k] * step
+        peak = self.peak.sqrt()[:, None]
+        field = torch.fft.fft2(self.probe, norm="ortho")
+        modulus = (field.real.square() + field.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
+        seen = torch.fft.ifft2(field * (self._spectrum / modulus - 1), norm="ortho")
+        parts = [self.probe, step, seen]
+        flat = torch.cat([torch.stack([p.real, p.imag], 2) for p in parts], 2) / peak[:, None]
+        own = (self.probe.real.square() + self.probe.imag.square()).sum(1, keepdim=True)
+        extra = torch.stack([bright / top, (own / peak**2 + 1e-9).sqrt()], 2).expand(
+            *flat.shape[:2], -1, -1, -1
+        )
+        flat = torch.cat([flat, extra], 2).flatten(0, 1)
+        change = solver.probe_net(flat).view(*self.probe.shape[:2], 2, self.size, self.size)
+        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
+        self.probe = self.probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
+        self._illuminate()

@@ -1,0 +1,93 @@
+"""Cutting a scan into tiles: frames that are solved together, with a halo of neighbours around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Tile", "cut_tiles"]
+
+_EMPTY = 8.0
+"""A tile's bounding box over the area of its patches, above which it is cut once more."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Frames that are solved together.
+
+    Attributes
+    ----------
+    core : (K,) int64 array
+        Frames that are this tile's own; every frame of a scan is one tile's.
+    frames : (L,) int64 array
+        The core and its halo, ascending.
+    """
+
+    core: NDArray[np.int64]
+    frames: NDArray[np.int64]
+
+
+def cut_tiles(positions: NDArray[Any], size: int, most: int, halo: float) -> list[Tile]:
+    """Cut a scan into tiles of at most ``most`` frames of their own.
+
+    Frames are halved along the longer side of their bounding box, again and again, at the widest gap near the
+    middle: so neighbours stay together, and a frame far from all others gets a tile of its own.
+
+    Parameters
+    ----------
+    positions : (M, 2) array
+        (x, y) in object pixels.
+    size : int
+        Edge N of a frame.
+    most : int
+        Frames of a tile's own, at most.
+    halo : float
+        How far beyond the core's positions a tile takes in frames of others, pixels.
+
+    Returns
+    -------
+    list of Tile
+        Neighbouring tiles follow each other, as far as a line through the plane can have it.
+
+    Examples
+    --------
+    >>> x, y = np.meshgrid(np.arange(8.0), np.arange(4.0))
+    >>> tiles = cut_tiles(np.stack([x.ravel(), y.ravel()], 1), size=8, most=16, halo=1.0)
+    >>> [(len(t.core), len(t.frames)) for t in tiles]
+    [(16, 20), (16, 20)]
+    """
+    positions = np.asarray(positions, dtype=np.float64)
+    waiting, cores = [np.arange(len(positions))], []
+    while waiting:
+        part = waiting.pop()
+        low, high = positions[part].min(0), positions[part].max(0)
+        area = float(np.prod(high - low + size))
+        if len(part) <= most and (len(part) == 1 or area <= _EMPTY * (len(part) + 1) * size**2):
+            cores.append(part)
+            continue
+        first, second = _halved(part, positions[part, int(np.argmax(high - low))])
+        waiting += [second, first]
+    tiles = []
+    for core in cores:
+        low, high = positions[core].min(0) - halo, positions[core].max(0) + halo
+        near = np.flatnonzero(((positions >= low) & (positions <= high)).all(1))
+        tiles.append(Tile(np.sort(core), near))
+    return tiles
+
+
+def _halved(
+    part: NDArray[np.int64], along: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two parts of at least a quarter each, cut at the widest gap; at any gap where one is far wider."""
+    order = np.argsort(along, kind="stable")
+    gaps = np.diff(along[order])
+    quarter = max(1, len(part) // 4)
+    middle = slice(quarter - 1, len(part) - quarter)
+    cut = quarter - 1 + int(np.argmax(gaps[middle]))
+    widest = int(np.argmax(gaps))
+    if gaps[widest] > 8 * max(float(gaps[cut]), 1.0):
+        cut = widest
+    return part[order[: cut + 1]], part[order[cut + 1 :]]

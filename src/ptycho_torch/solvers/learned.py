@@ -1,0 +1,229 @@
+"""The learned solver over a whole scan: tiles with halos, one probe, one canvas.
+
+A scan that fits is one region. A larger one is cut into tiles with halos; the probe is solved for on one tile in
+the middle and taken as known on the others, whose objects then differ by a phase each:
+
+    O = sum_t w_t z_t o_t / sum_t w_t,        w_t = sum of |P_m|^2 over the tile's own frames,   |z_t| = 1
+
+Memory is the canvas and one tile, whatever the number of frames.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.errors import DataError
+from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.physics.regions import Placement, place, put_patches, shifted_probes
+from ptycho_torch.scan.tiling import Tile, cut_tiles
+
+__all__ = ["LearnedOptions", "RegionObject", "solve_learned"]
+
+_log = logging.getLogger(__name__)
+_PROBE_FRAMES = 512
+"""Frames on which the probe of a tiled scan is solved for."""
+
+
+@dataclass
+class LearnedOptions:
+    """How the learned solver is applied.
+
+    Attributes
+    ----------
+    update_probe : bool
+        Solve for the probe, too, or take it as it is.
+    extra : int
+        How often the last iteration is repeated: more time, smaller residual.
+    tile_pixels : int
+        Pixels of frames solved together at most; memory is about 60 bytes for each.
+    halo : float
+        Width of the border around a tile in which it sees its neighbours' frames, in units of N.
+    bf16 : bool
+        Networks compute in bfloat16.
+    """
+
+    update_probe: bool = True
+    extra: int = 0
+    tile_pixels: int = 1 << 24
+    halo: float = 1.5
+    bf16: bool = False
+
+
+@dataclass(frozen=True)
+class RegionObject:
+    """An object and where it lies, in the gauge of ``probe``.
+
+    ``object``: (H, W) complex64; ``weight``: (H, W) float32, the summed ``|P|^2``; ``origin_xy``: (2,) scan
+    coordinate of pixel [0, 0]; ``probe``: (modes, N, N) complex64.
+    """
+
+    object: NDArray[np.complex64]
+    weight: NDArray[np.float32]
+    origin_xy: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Normalised frames as the solver wants them, read as they are asked for.
+
+    ``read(index)`` gives (m, N, N) float32 amplitudes in the unit of the probe; ``positions``: (M, 2);
+    ``noise``: standard deviation of the amplitudes, 0 where it is not known.
+    """
+
+    read: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    positions: NDArray[np.float64]
+    size: int
+    good: NDArray[np.bool_] | None = None
+    noise: float = 0.0
+
+
+def solve_learned(
+    solver: RegionSolver,
+    frames: Frames,
+    probe: NDArray[np.complex64],
+    options: LearnedOptions | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> RegionObject:
+    """Solve a scan with a pretrained or adapted solver.
+
+    Parameters
+    ----------
+    solver : RegionSolver
+        On the device that computes.
+    frames : Frames
+    probe : (modes, N, N) complex array
+        The guess, in any gauge of power.
+    options : LearnedOptions, optional
+    progress : callable, optional
+        Called with frames done and frames in all.
+
+    Raises
+    ------
+    DataError
+        When the probe is not of the frames' size.
+    """
+    options = options or LearnedOptions()
+    if probe.shape[-1] != frames.size:
+        raise DataError(f"probe: its {probe.shape[-1]} pixels do not fit frames of {frames.size}")
+    most = max(1, options.tile_pixels // (frames.size**2 * len(probe)))
+    tiles = cut_tiles(frames.positions, frames.size, most, options.halo * frames.size)
+    solver.eval()
+    before, solver.bf16 = solver.bf16, options.bf16
+    try:
+        with torch.inference_mode():
+            if len(tiles) == 1:
+                return _solve_one(solver, frames, probe, options, progress)
+            return _solve_tiles(solver, frames, probe, options, tiles, progress)
+    finally:
+        solver.bf16 = before
+
+
+def _solve_one(
+    solver: RegionSolver,
+    frames: Frames,
+    probe: NDArray[np.complex64],
+    options: LearnedOptions,
+    progress: Callable[[int, int], None] | None,
+) -> RegionObject:
+    everything = np.arange(len(frames.positions))
+    placed = place(frames.positions, frames.size)
+    obj, found = _solve(solver, frames, everything, placed, probe, options)
+    weight = _light(frames, everything, placed, found)
+    if progress is not None:
+        progress(len(everything), len(everything))
+    return RegionObject(obj.cpu().numpy(), weight, placed.origin_xy, found)
+
+
+def _solve(
+    solver: RegionSolver,
+    frames: Frames,
+    chosen: NDArray[np.int64],
+    placed: Placement,
+    probe: NDArray[np.complex64],
+    options: LearnedOptions,
+) -> tuple[Tensor, NDArray[np.complex64]]:
+    """Object (H, W) and probe from the frames ``chosen``, which lie as ``placed`` says."""
+    device = solver.start.device
+    given = RegionFrames(
+        torch.from_numpy(frames.read(chosen)).to(device),
+        placed.corners.to(device),
+        placed.fractions.to(device),
+        torch.from_numpy(np.ascontiguousarray(probe, dtype=np.complex64))[None].to(device),
+        placed.shape,
+        torch.zeros(len(chosen), dtype=torch.int64, device=device),
+        None if frames.good is None else torch.from_numpy(frames.good).to(device),
+        torch.tensor([frames.noise], device=device),
+    )
+    solution = solver(given, update_probe=options.update_probe, extra=options.extra)
+    return solution.objects[-1][0], solution.probe[0].cpu().numpy()
+
+
+def _light(
+    frames: Frames, chosen: NDArray[np.int64], placed: Placement, probe: NDArray[np.complex64]
+) -> NDArray[np.float32]:
+    """(H, W) summed |P|^2 of frames that lie as ``placed`` says, a part of them at a time."""
+    total = torch.zeros(placed.shape)
+    waves = torch.from_numpy(np.ascontiguousarray(probe))
+    for part in torch.arange(len(chosen)).split(256):
+        seen = shifted_probes(waves, placed.fractions[part]).abs().square().sum(1)
+        total += put_patches(seen, placed.corners[part], placed.shape)
+    return total.numpy()
+
+
+def _solve_tiles(
+    solver: RegionSolver,
+    frames: Frames,
+    probe: NDArray[np.complex64],
+    options: LearnedOptions,
+    tiles: list[Tile],
+    progress: Callable[[int, int], None] | None,
+) -> RegionObject:
+    if options.update_probe:
+        chosen = _compact(frames.positions, _PROBE_FRAMES)
+        _, probe = _solve(
+            solver, frames, chosen, place(frames.positions[chosen], frames.size), probe, options
+        )
+    whole = place(frames.positions, frames.size)
+    canvas = np.zeros(whole.shape, np.complex64)
+    total = np.zeros(whole.shape, np.float32)
+    known = replace(options, update_probe=False)
+    done = 0
+    for tile in tiles:
+        placed = place(frames.positions[tile.frames], frames.size)
+        obj, _ = _solve(solver, frames, tile.frames, placed, probe, known)
+        own = np.searchsorted(tile.frames, tile.core)
+        core = replace(placed, corners=placed.corners[own], fractions=placed.fractions[own])
+        weight = _light(frames, tile.core, core, probe)
+        column, row = np.rint(placed.origin_xy - whole.origin_xy).astype(int)
+        window = np.s_[row : row + placed.shape[0], column : column + placed.shape[1]]
+        found = obj.cpu().numpy()
+        # The halo's light counts for the phase: it is where neighbouring tiles see the same object.
+        overlap = np.vdot(found * weight, canvas[window])
+        turn = overlap / abs(overlap) if abs(overlap) > 0 else 1.0
+        canvas[window] += (found * weight * turn).astype(np.complex64)
+        total[window] += weight
+        done += len(tile.core)
+        if progress is not None:
+            progress(done, len(frames.positions))
+    _log.info("solved %d frames in %d tiles", done, len(tiles))
+    obj_all = np.divide(canvas, total, out=np.zeros_like(canvas), where=total > 0)
+    return RegionObject(obj_all, total, whole.origin_xy, probe)
+
+
+def _compact(positions: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The ``count`` frames nearest to the frame in the middle: frames that overlap each other."""
+    if len(positions) <= count:
+        return np.arange(len(positions))
+    middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
+    nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
+    return np.sort(nearest)
