@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.facts import Cut
 from ptycho_torch.scan.frames import ArrayFrames, FrameSource
+from ptycho_torch.scan.prefetch import one_ahead, stretches
 from strategies import seeds
 
 COUNTS = np.random.default_rng(0).poisson(20, (11, 8, 8)).astype(np.uint16)
@@ -180,3 +182,31 @@ def test_a_source_of_ones_own_needs_one_method() -> None:
     scan = scan_of(frames)
     np.testing.assert_array_equal(scan.select([3, 1]).frames[:, 0, 0], [3, 1])
     np.testing.assert_allclose(frames.power, 16 * np.arange(5.0) ** 2)
+
+
+def test_one_part_is_read_ahead_and_no_more() -> None:
+    started: list[int] = []
+
+    def read(part: slice) -> int:
+        started.append(part.start)
+        return part.start
+
+    for taken, start in enumerate(one_ahead(read, stretches(12, 2))):
+        assert start == 2 * taken
+        assert len(started) <= taken + 2
+    assert started == [0, 2, 4, 6, 8, 10]
+    assert list(one_ahead(read, [])) == []
+
+
+def test_the_next_part_is_read_while_this_one_is_in_use() -> None:
+    second = threading.Event()
+
+    def read(part: slice) -> int:
+        if part.start == 1:
+            second.set()
+        return part.start
+
+    parts = one_ahead(read, stretches(3, 1))
+    assert next(parts) == 0
+    assert second.wait(10)
+    parts.close()  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.patches import assemble, crop
+from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
@@ -223,7 +224,7 @@ def prepared(
 ) -> tuple[_Scaled, NDArray[np.complex64], NDArray[np.complex64], tuple[slice, slice], tuple[slice, slice]]:
     """Frames and probe in one unit, the start on :func:`refine`'s canvas, and where both canvases meet."""
     scale = float(rec.info.get("intensity_scale", 1.0))
-    frames = _Scaled(scan.frames, scan.normalisation)
+    frames = _Scaled(scan.frames, amplitude_normalisation(scan.frames))
     probe = (rec.probe / scale).astype(np.complex64)
     if probe.shape[-1] != scan.N or len(rec.positions) != scan.n_frames:
         raise DataError(

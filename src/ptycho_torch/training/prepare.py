@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.model import default_probe
-from ptycho_torch.physics.units import intensity_scale_from_counts, normalise_probe
+from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.epie import refine
 
@@ -70,7 +70,7 @@ def prepare(
     network then starts from an illumination that explains the data.
     """
     size = scan.frames.shape[-1]
-    normalisation = scan.normalisation
+    normalisation = amplitude_normalisation(scan.frames)
     if scan.counts_known:
         scale = intensity_scale_from_counts(scan.frames)
     else:

@@ -110,6 +110,9 @@ def train(
         validation = config.test_data_file
     if validation is not None and not isinstance(validation, Scan):
         validation = open_scan(validation, require_probe=False)
+    for each in (scan, validation):
+        if each is not None:
+            each.require_one_run()
     folder = ensure_output_dir(output_dir)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model), output_dir=folder)
     config.model.N = config.model.N or scan.N

@@ -19,6 +19,7 @@ from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.training.data import GroupData
+from ptycho_torch.workflows.training import train
 
 SCAN = simulate_scan(
     make_object("grf", 72, 0), make_probe("zoneplate", 32), make_positions("grid", (72, 72), 32, step=8.0, seed=1)
@@ -71,9 +72,12 @@ def test_the_validation_split_copies_and_reads_nothing(path: Path, read: np.ndar
     assert (read == before).all()
 
 
-def test_runs_are_not_stitched_into_one_object() -> None:
+def test_runs_are_not_stitched_into_one_object(tmp_path: Path) -> None:
     index = np.arange(SCAN.n_frames) % 2
     scan = Scan(SCAN.frames, SCAN.positions, SCAN.probe, scan_index=index)
     with pytest.raises(ScanError, match="2 runs"):
         reconstruct(model(), scan)
+    with pytest.raises(ScanError, match="2 runs"):
+        train(scan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     assert reconstruct(model(), scan.select(index == 1)).object.any()
