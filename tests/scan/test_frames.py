@@ -117,10 +117,13 @@ def test_a_hot_pixel_that_is_masked_changes_nothing() -> None:
     assert loud.select([1, 4]).mean_power == quiet.select([1, 4]).mean_power
     np.testing.assert_array_equal(loud.frames[:], quiet.frames[:])
     assert (loud.frames[:, 2, 5] == 0).all()
-    assert scan_of(hot).normalisation < quiet.normalisation / 100
     # A mask that comes later counts, too, also where everything had been measured.
-    late = dataclasses.replace(scan_of(hot), good_pixels=good)
+    measured = scan_of(hot)
+    assert measured.normalisation < quiet.normalisation / 100
+    late = dataclasses.replace(measured, good_pixels=good)
     assert late.normalisation == quiet.normalisation
+    part = dataclasses.replace(measured.select([3, 5]), good_pixels=good)
+    assert part.mean_power == quiet.select([3, 5]).mean_power
 
 
 def test_counts_and_amplitudes_have_the_same_power() -> None:
@@ -210,3 +213,11 @@ def test_the_next_part_is_read_while_this_one_is_in_use() -> None:
     assert next(parts) == 0
     assert second.wait(10)
     parts.close()  # type: ignore[attr-defined]
+
+
+def test_everything_at_once_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = ArrayFrames(COUNTS, counts=True)
+    monkeypatch.setattr("ptycho_torch.files.memory.memory_limit", lambda: 4 * COUNTS.size - 1)
+    with pytest.raises(DataError, match=r"frames: needs .* chunks\(\)"):
+        np.asarray(frames)
+    assert frames[:5].shape == (5, 8, 8)

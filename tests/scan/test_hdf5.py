@@ -123,6 +123,7 @@ def test_data_in_the_same_folder_needs_to_be_allowed(data: Path, kind: str) -> N
 def test_other_folders_are_never_read(data: Path, kind: str, filename: str, allowed: bool) -> None:
     name = filename.format(absolute=data.parent / "secret.h5")
     (data / "link.h5").symlink_to(data.parent / "secret.h5")
+    (data / "sub").mkdir()
     change = virtual(name) if kind == "virtual" else replaced("patterns", link_to(name))
     path = training_file(data / "scan.h5", change)
     with pytest.raises(ScanError, match=r"scan\.h5: /patterns"):
@@ -289,13 +290,13 @@ LAMBDA, DISTANCE, PIXEL = 1.24, 2.0, 75e-6
 
 
 def eiger(folder: Path, layout: str) -> Path:
-    """A master file as the detector writes it: 12 frames of 10 x 14 pixels in three files, a beam off the middle."""
-    frames = np.zeros((12, 10, 14), np.uint32)
+    """A master file as the detector writes it: 12 frames of 12 x 18 pixels in three files, a beam off the middle."""
+    frames = np.zeros((12, 12, 18), np.uint32)
     frames[:, 1:9, 3:11] = COUNTS  # the beam is in row 5, column 7
     for number in range(3):
         with h5py.File(folder / f"run_data_{number + 1:06d}.h5", "w") as file:
             file.create_dataset(
-                "entry/data/data", data=frames[4 * number : 4 * number + 4], chunks=(1, 10, 14)
+                "entry/data/data", data=frames[4 * number : 4 * number + 4], chunks=(1, 12, 18)
             )
     with h5py.File(folder / "run_master.h5", "w") as file:
         names = [f"run_data_{number:06d}.h5" for number in (1, 2, 3)]
@@ -303,9 +304,9 @@ def eiger(folder: Path, layout: str) -> Path:
             for number, name in enumerate(names, 1):
                 file[f"entry/data/data_{number:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
         else:
-            whole = h5py.VirtualLayout((12, 10, 14), np.uint32)
+            whole = h5py.VirtualLayout((12, 12, 18), np.uint32)
             for number, name in enumerate(names):
-                whole[4 * number : 4 * number + 4] = h5py.VirtualSource(name, "/entry/data/data", (4, 10, 14))
+                whole[4 * number : 4 * number + 4] = h5py.VirtualSource(name, "/entry/data/data", (4, 12, 18))
             file.create_virtual_dataset("entry/data/data", whole)
         detector = file.create_group("entry/instrument/detector")
         detector["x_pixel_size"] = detector["y_pixel_size"] = PIXEL
@@ -314,7 +315,7 @@ def eiger(folder: Path, layout: str) -> Path:
             7.2,
             4.9,
         )
-        mask = np.zeros((10, 14), np.uint32)
+        mask = np.zeros((12, 18), np.uint32)
         mask[3, 5] = 1
         detector["detectorSpecific/pixel_mask"] = mask
         file["entry/instrument/beam/incident_wavelength"] = LAMBDA

@@ -137,9 +137,8 @@ class Cxi(ScanFormat):
             detector = file.create_group(_DETECTOR)
             kind = np.uint32 if measurement == "counts" else np.float32
             data = detector.create_dataset("data", (scan.n_frames, scan.N, scan.N), kind)
-            for start in range(0, scan.n_frames, 64):
-                frames = np.asarray(scan.frames[start : start + 64])
-                data[start : start + 64] = np.rint(frames**2) if measurement == "counts" else frames
+            for part, frames in scan.frames.chunks():
+                data[part] = np.rint(frames**2) if measurement == "counts" else frames
             # The detector's pixel follows from the object's: both are wavelength x distance / (N x the other).
             detector["x_pixel_size"], detector["y_pixel_size"] = object_pixel(
                 known.energy_ev, known.distance_m, known.pixel_m, scan.N

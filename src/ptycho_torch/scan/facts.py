@@ -48,7 +48,7 @@ class Cut:
 class FrameFacts:
     """What one pass over the stored values found, a value for each of M frames, trusted pixels only.
 
-    ``low``, ``high``: least and largest value, NaN where there is a NaN. ``total``, ``squares``: sum of the
+    ``low``, ``high``: least and largest value, no more and no less than 0, NaN where there is a NaN. ``total``, ``squares``: sum of the
     values and of their squares, float64. ``whole``: every value is a whole number. ``fits``, ``seen``:
     squares are whole to within float32 rounding where float32 can tell, and there are such pixels.
     """
@@ -76,7 +76,7 @@ class FrameFacts:
                 near = np.abs(squares - np.rint(squares)) <= 4e-7 * squares
                 fits, seen = whole | (near | ~decides).all(1), np.where(whole, seen, decides.any(1))
             sums = exact.sum(1), squares.sum(1)
-        return cls(exact.min(1), exact.max(1), *sums, whole, fits, seen)
+        return cls(exact.min(1, initial=0), exact.max(1, initial=0), *sums, whole, fits, seen)
 
     @classmethod
     def joined(cls, parts: list[FrameFacts]) -> FrameFacts:

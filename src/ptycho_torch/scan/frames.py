@@ -8,6 +8,7 @@ integers stay integers until then. What has to be known of all frames is measure
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 
 from ptycho_torch.errors import DataError
+from ptycho_torch.files.memory import need_memory
 from ptycho_torch.scan.facts import Cut, FrameFacts
 from ptycho_torch.scan.prefetch import one_ahead, stretches
 
@@ -124,6 +126,7 @@ class FrameSource(NDArrayOperatorsMixin, ABC):
         return getattr(ufunc, method)(*arrays, **kwargs)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        need_memory(4 * math.prod(self.shape), "frames", "take some of them, or go through all with chunks()")
         frames = self.read(slice(0, len(self)))
         return np.array(frames, dtype=dtype) if copy else np.asarray(frames, dtype=dtype)
 
