@@ -30,8 +30,9 @@ from ptycho_torch.model import DiffractionToObject
 from ptycho_torch.physics.patches import merge, region_size
 from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction import reconstruct
-from ptycho_torch.solvers.epie import refine_reconstruction
-from ptycho_torch.training.run import fit
+from ptycho_torch.solvers import RefineOptions
+from ptycho_torch.solvers.epie import Epie
+from ptycho_torch.training.run import Watch, fit
 
 PAPER = {"1-ideal": 0.620, "1-experimental": 0.904, "2-ideal": 0.952, "2-experimental": 0.968}
 GOALS = {"1-ideal": 0.85, "1-experimental": 0.975, "2-ideal": 0.995, "2-experimental": 0.998}
@@ -89,7 +90,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     def row(history: list[dict[str, float]]) -> None:
         print(f"{time.monotonic() - began:7.1f} s  loss {history[-1]['loss']:.5f}", flush=True)
 
-    trained = fit(case.train, config, execution, on_best=best, on_row=row)
+    trained = fit(case.train, config, execution, watch=Watch(on_best=best, on_row=row))
     model = trained.diffraction_to_obj
     final = model.state_dict()
     curve = []
@@ -125,11 +126,11 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
 def refined_score(model: DiffractionToObject, case: LinesCase, sweeps: int) -> dict[str, Any]:
     """All test frames stitched and refined together: no longer single shot."""
     rec = reconstruct(model, case.test)
-    done = refine_reconstruction(rec, case.test, sweeps=sweeps, update_probe=False)
+    done = Epie().solve(case.test, rec, RefineOptions(sweeps=sweeps, update_probe=False))
     x, y = np.rint(case.truth_corner - done.origin_xy).astype(int)
     height, width = case.truth.shape
     image = np.abs(done.object[y : y + height, x : x + width])
-    return {"sweeps": done.info["refined_sweeps"], **score_image(image, case.truth)}
+    return {"sweeps": done.sweeps, **score_image(image, case.truth)}
 
 
 def curves(folder: Path) -> Path:

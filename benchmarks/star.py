@@ -33,9 +33,10 @@ from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.reconstruction import Reconstruction, reconstruct
 from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
-from ptycho_torch.solvers.epie import refine_reconstruction, residual
-from ptycho_torch.training.run import fit
-from star_peer import flat_start
+from ptycho_torch.solvers import RefineOptions
+from ptycho_torch.solvers.epie import Epie
+from ptycho_torch.solvers.residual import residual
+from ptycho_torch.training.run import Watch, fit
 
 
 def epie(scan: Scan, sweeps: int, seed: int = 0) -> tuple[Reference, list[float], float]:
@@ -113,8 +114,8 @@ def peer(arguments: Any, scan_path: Path, reference: Reference, border: float) -
         done = load_reconstruction(result)
     return {
         "epochs": arguments.epochs,
-        "seconds": done.info["refined_seconds"],
-        "residual": done.info["residual"],
+        "seconds": done.seconds,
+        "residual": done.residual,
         "correlation": correlations(done, reference, border),
     }
 
@@ -160,33 +161,34 @@ def main() -> None:
     def row(history: list[dict[str, float]]) -> None:
         print({k: round(v, 5) for k, v in history[-1].items()}, flush=True)
 
-    trained = fit(training, config, execution, on_row=row)
+    trained = fit(training, config, execution, watch=Watch(on_row=row))
     model = trained.diffraction_to_obj
     rec = reconstruct(model, scan)
     r_single = residual(rec, scan, frames=scan.n_frames)
-    refined = refine_reconstruction(rec, scan, sweeps=arguments.refine)
+    options = RefineOptions(sweeps=arguments.refine)
+    refined = Epie().solve(scan, rec, options)
     flat = dataclasses.replace(rec, object=np.where(rec.weight > 0, 1, 0).astype(np.complex64))
-    from_flat = refine_reconstruction(flat, scan, sweeps=arguments.refine)
-    unlearned = refine_reconstruction(flat_start(scan), scan, sweeps=arguments.epochs)
+    from_flat = Epie().solve(scan, flat, options)
+    unlearned = Epie().solve(scan, options=RefineOptions(sweeps=arguments.epochs))
     results = {
         "gridsize": arguments.gridsize,
         "training_seconds": trained.seconds,
-        "image_seconds": trained.seconds + rec.info["seconds"] + refined.info["refined_seconds"],
-        "frames_per_second": rec.info["frames_per_second"],
+        "image_seconds": trained.seconds + rec.seconds + refined.seconds,
+        "frames_per_second": scan.n_frames / rec.seconds,
         "correlation": correlations(rec, reference, border),
         "residual": r_single,
         "frc": rings(model, scan),
         "refined": {
             "correlation": correlations(refined, reference, border),
-            "residuals": refined.info["refined_residuals"],
-            "residuals_from_flat": from_flat.info["refined_residuals"],
-            "seconds": refined.info["refined_seconds"],
+            "residuals": refined.residuals,
+            "residuals_from_flat": from_flat.residuals,
+            "seconds": refined.seconds,
         },
         "reference": {"sweeps": arguments.sweeps, "residual": r_reference[-1], "seconds": t_reference},
         "unlearned": {
-            "sweeps": unlearned.info["refined_sweeps"],
-            "seconds": unlearned.info["refined_seconds"],
-            "residual": unlearned.info["residual"],
+            "sweeps": unlearned.sweeps,
+            "seconds": unlearned.seconds,
+            "residual": unlearned.residual,
             "correlation": correlations(unlearned, reference, border),
         },
         "peer": peer(arguments, scan_path, reference, border) if arguments.peer else None,
@@ -199,10 +201,10 @@ def main() -> None:
         {"": name, **values, "R": r}
         for name, values, r in (
             ("network", results["correlation"], r_single),
-            ("refined", results["refined"]["correlation"], refined.info["residual"]),
+            ("refined", results["refined"]["correlation"], refined.residual),
         )
     ]
-    seconds = [trained.seconds + rec.info["seconds"], results["image_seconds"]]
+    seconds = [trained.seconds + rec.seconds, results["image_seconds"]]
     others = [(f"refine without network, {arguments.epochs} sweeps", results["unlearned"])]
     if results["peer"]:
         others.append((f"pty-chi LSQML, {arguments.epochs} epochs", results["peer"]))

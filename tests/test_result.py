@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from ptycho_torch.errors import DataError, OutputError, ScanError, ScanNotFoundError
 from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction
+
+ARRAYS = ("object", "weight", "origin_xy", "positions", "probe")
 
 
 def make(height: int = 5, width: int = 7, seed: int = 0, **changes: Any) -> Reconstruction:
@@ -48,7 +51,10 @@ def test_what_is_saved_comes_back(
 def test_the_file_is_plain_arrays(tmp_path: Path) -> None:
     path = save_reconstruction(make(), tmp_path / "r.npz")
     with np.load(path, allow_pickle=False) as data:
-        assert set(data.files) == {"object", "weight", "origin_xy", "positions", "probe", "info"}
+        assert set(data.files) == {
+            "object", "weight", "origin_xy", "positions", "probe", "info", "intensity_scale", "residuals",
+            "sweeps", "seconds", "solver", "provenance",
+        }  # fmt: skip
         assert data["object"].dtype == np.complex64
         assert data["weight"].dtype == np.float32
 
@@ -67,6 +73,7 @@ def test_extent_and_mask() -> None:
         ({"origin_xy": np.zeros(3)}, "origin_xy: expected two numbers"),
         ({"positions": np.zeros(3)}, r"positions: expected shape \(M, 2\)"),
         ({"probe": np.zeros((4, 4), np.complex64)}, r"probe: expected shape \(modes, N, N\)"),
+        ({"intensity_scale": 0.0}, "intensity_scale: expected a finite number above 0"),
     ],
 )
 def test_fields_that_do_not_fit(changes: dict[str, Any], text: str) -> None:
@@ -91,6 +98,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         ({"info": np.array("[]")}, "info: expected a JSON object, found list"),
         ({"info": np.zeros(3)}, "info: expected JSON text, found float64"),
         ({"info": np.array({"a": 1}, dtype=object)}, "info: .*never loaded"),
+        ({"intensity_scale": np.zeros(2)}, "intensity_scale: expected one number"),
+        ({"residual": np.array(np.nan)}, "residual: expected finite values"),
+        ({"solver": np.zeros(3)}, "solver: expected text, found float64"),
+        ({"provenance": np.array("[]")}, "provenance: expected a JSON object, found list"),
     ]:
         np.savez(path, **{k: v for k, v in {**good, **changes}.items() if v is not None})
         with pytest.raises(ScanError, match=text):
@@ -105,8 +116,51 @@ def test_cut_file(tmp_path: Path) -> None:
 
 
 def test_info_is_optional(tmp_path: Path) -> None:
-    np.savez(tmp_path / "r.npz", **{k: v for k, v in vars(make()).items() if k != "info"})
+    np.savez(tmp_path / "r.npz", **{k: v for k, v in vars(make()).items() if k in ARRAYS})
     assert load_reconstruction(tmp_path / "r.npz").info == {}
+
+
+FIELDS: dict[str, Any] = {
+    "intensity_scale": 2.5,
+    "residual": 0.01,
+    "residual_withheld": 0.02,
+    "residuals": (0.5, 0.01),
+    "sweeps": 2,
+    "solver": "epie",
+    "seconds": 0.25,
+    "provenance": {"seed": 0},
+}
+
+
+def test_every_field_comes_back(tmp_path: Path) -> None:
+    back = load_reconstruction(save_reconstruction(make(**FIELDS), tmp_path / "r.npz"))
+    assert {key: getattr(back, key) for key in FIELDS} == FIELDS
+    assert type(back.sweeps) is int
+    plain = load_reconstruction(save_reconstruction(make(), tmp_path / "r.npz"))
+    assert (plain.residual, plain.residual_withheld, plain.residuals) == (None, None, ())
+
+
+def test_facts_are_the_fields_whatever_info_says() -> None:
+    facts = make(**FIELDS, info={"residual": 9.0, "groups": 4}).facts()
+    assert facts["residual"] == 0.01
+    assert facts["groups"] == facts["frames"] == 4
+    assert "residual_withheld" not in make().facts()
+
+
+def test_files_of_before_keep_their_gauge_and_residual(tmp_path: Path) -> None:
+    info = {
+        "intensity_scale": 2.5,
+        "residual": 0.01,
+        "refined_sweeps": 2,
+        "refined_residuals": [0.5, 0.01],
+        "refined_by": "pty-chi lsqml",
+        "seconds": "soon",
+    }
+    np.savez(tmp_path / "r.npz", **{k: getattr(make(), k) for k in ARRAYS}, info=np.array(json.dumps(info)))
+    back = load_reconstruction(tmp_path / "r.npz")
+    assert (back.intensity_scale, back.residual, back.sweeps) == (2.5, 0.01, 2)
+    assert (back.residuals, back.solver, back.seconds) == ((0.5, 0.01), "pty-chi lsqml", 0.0)
+    assert back.info == info
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -7,17 +7,21 @@ to do.
 
 from __future__ import annotations
 
+import reprlib
+
 __all__ = [
     "BundleError",
     "BundleNotFoundError",
     "ConfigError",
     "DataError",
     "DependencyError",
+    "Interrupted",
     "OutputError",
     "PtychoError",
     "ScanError",
     "ScanNotFoundError",
     "TrainingError",
+    "brief",
     "printable",
 ]
 
@@ -62,11 +66,46 @@ class DependencyError(PtychoError, ImportError):
     """An optional dependency is needed; the text says how to install it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work: Ctrl-C, SIGTERM or SIGHUP. ``number`` is the signal's.
+
+    A program that it ends has the exit status 128 + ``number``.
+    """
+
+    def __init__(self, number: int, text: str = "interrupted") -> None:
+        super().__init__(text)
+        self.number = number
+
+
 def printable(text: object, limit: int = 200) -> str:
     """Text safe to print: control and non-ASCII characters escaped, shortened to ``limit``.
 
     Names found in foreign files go through here before they reach a message or a terminal.
     """
-    shown = str(text).encode("ascii", "backslashreplace").decode("ascii")
+    shown = str(text)[: limit + 1]  # first, since a file can make a text of gigabytes
+    shown = shown.encode("ascii", "backslashreplace").decode("ascii")
     shown = "".join(ch if " " <= ch <= "~" else repr(ch)[1:-1] for ch in shown)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def brief(value: object, limit: int = 60) -> str:
+    """Show ``value`` as Python would write it, safe to print and shortened to ``limit``.
+
+    Containers are cut while they are walked: a value from a file may hold itself a million times over.
+
+    Examples
+    --------
+    >>> brief([1, "two\\x1b[31m"])
+    "[1, 'two\\\\x1b[31m']"
+    >>> nested = ["x" * 1000]
+    >>> for _ in range(40):
+    ...     nested = [nested] * 9
+    >>> brief(nested, 20)
+    '[[[[...], [...], ...'
+    """
+    return printable(_SHORT.repr(value), limit)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 3, 8, 8, 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200

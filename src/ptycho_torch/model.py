@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ptycho_torch.config import ModelConfig, validate
 from ptycho_torch.errors import ConfigError, DataError
-from ptycho_torch.generators import Proposal, build
+from ptycho_torch.generators import Generator, Proposal, build
 from ptycho_torch.legacy import model_config_from_legacy
 from ptycho_torch.physics.propagation import diffract
 from ptycho_torch.physics.units import normalise_probe
@@ -68,7 +68,7 @@ class Reconstructor(nn.Module):
             raise DataError(f"probe: expected shape {expected} (modes, N, N), found {probe.shape}")
         if not (math.isfinite(intensity_scale) and intensity_scale > 0):
             raise DataError(f"intensity_scale: expected a positive finite number, found {intensity_scale}")
-        self.generator = build(self.config)
+        self.generator: Generator = build(self.config)
         pairs = torch.view_as_real(torch.from_numpy(probe.astype(np.complex64))).clone()
         self.probe_pairs = nn.Parameter(pairs, requires_grad=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(intensity_scale)), requires_grad=False)
@@ -85,31 +85,40 @@ class Reconstructor(nn.Module):
     def propose(
         self, x: Tensor, offsets: Tensor, mask: Tensor | None = None, region: int | None = None
     ) -> Proposal:
-        """Objects and patches from normalised amplitudes (B, C, N, N) and offsets (B, C, 1, 2)."""
+        """Propose objects and patches for groups of frames.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, C, N, N) normalised amplitudes.
+        offsets : Tensor
+            (B, C, 1, 2) = (x, y), member minus group mean, pixels, whatever the generator.
+        mask, region
+            See :meth:`~ptycho_torch.generators.Generator.propose`.
+
+        Raises
+        ------
+        DataError
+            On shapes that do not fit.
+        """
         size = self.config.N
         if x.ndim != 4 or x.shape[-2:] != (size, size):
             raise DataError(f"frames: expected shape (B, C, {size}, {size}), found {tuple(x.shape)}")
         if offsets.shape != (*x.shape[:2], 1, 2):
             raise DataError(f"offsets: expected shape {(*x.shape[:2], 1, 2)}, found {tuple(offsets.shape)}")
-        proposal: Proposal = self.generator.propose(  # type: ignore[operator]
-            x, offsets, self.probe, mask=mask, region=region
-        )
-        return proposal
+        return self.generator.propose(x, offsets, self.probe, mask=mask, region=region)
 
     @property
     def offset_sign(self) -> int:
-        """1 where the generator takes offsets as member minus group mean, -1 where it wants the opposite
+        """1 where the two models below take offsets as member minus group mean, -1 where they take the opposite
         (networks with weights of the TensorFlow program)."""
-        return int(getattr(self.generator, "offset_sign", 1))
+        return self.generator.offset_sign
 
     def stitching_weight(self) -> Tensor:
-        """(N, N) weight of an object's pixels on the canvas: |P|^2 summed over modes.
-
-        A generator that knows where its objects cannot be trusted multiplies it by its ``trusted`` mask.
-        """
+        """Return the (N, N) weight of an object's pixels on the canvas: |P|^2 summed over modes, where they can be trusted."""
         power = self.probe.detach().abs().square().sum(0)
-        trusted = getattr(self.generator, "trusted", None)
-        return power if trusted is None else power * trusted
+        trust = self.generator.trust()
+        return power if trust is None else power * trust
 
     def predict_amplitude(self, patches: Tensor) -> Tensor:
         """Normalised amplitude at the detector of patches (B, C, N, N)."""
@@ -162,8 +171,12 @@ class _View(nn.Module):
         extra = {k: self.params[k] for k in ("amplitude_normalisation",) if k in self.params}
         return {**extra, "probe": probe}
 
-    def _normalised(self, x_scaled: Tensor) -> Tensor:
-        return x_scaled / self.core.log_scale.exp()
+    def _proposed(
+        self, x_scaled: Tensor, offsets: Tensor, mask: Tensor | None, region: int | None
+    ) -> Proposal:
+        """The edge to callers: scale and offset sign are theirs outside and the package's own inside."""
+        x = x_scaled / self.core.log_scale.exp()
+        return self.core.propose(x, self.core.offset_sign * offsets, mask, region)
 
 
 class DiffractionToObject(_View):
@@ -175,12 +188,12 @@ class DiffractionToObject(_View):
         """Complex objects of frames.
 
         ``x_scaled``: (B, C, N, N) float32 amplitude in sqrt(counts); ``offsets``: (B, C, 1, 2)
-        float32, member minus group mean times ``core.offset_sign``, (x, y) pixels. Returns complex64 (B, C, N, N), one patch
-        per frame, or (B, 1, N, N), one object per group around its mean position. Gauge: global
+        float32, member minus group mean times ``core.offset_sign``, (x, y) pixels. Returns complex64 (B, C, N, N),
+        one patch per frame, or (B, 1, N, N), one object per group around its mean position. Gauge: global
         phase free; amplitude relative to the stored probe. Raises
         :class:`~ptycho_torch.errors.DataError` on shapes that do not fit.
         """
-        return self.core.propose(self._normalised(x_scaled), offsets, mask, region).object
+        return self._proposed(x_scaled, offsets, mask, region).object
 
 
 class Autoencoder(_View):
@@ -193,7 +206,7 @@ class Autoencoder(_View):
 
         ``amplitude`` (B, C, N, N) in sqrt(counts), ``intensity`` its square in counts.
         """
-        proposal = self.core.propose(self._normalised(x_scaled), offsets, mask, region)
+        proposal = self._proposed(x_scaled, offsets, mask, region)
         amplitude = self.core.predict_amplitude(proposal.patches) * self.core.log_scale.exp()
         return proposal.object, amplitude, amplitude.square()
 

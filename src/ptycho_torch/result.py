@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,62 @@ from ptycho_torch.files.archive import Archive
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 
-_KEYS = ("object", "weight", "origin_xy", "positions", "probe")
+_ARRAYS = ("object", "weight", "origin_xy", "positions", "probe")
+_NUMBERS = ("intensity_scale", "residual", "residual_withheld", "sweeps", "seconds")
+_OLDER = {"sweeps": "refined_sweeps", "residuals": "refined_residuals", "solver": "refined_by"}
+"""Fields that files written before them carry under another name in ``info``."""
 
 
 @dataclass
 class Reconstruction:
-    """A reconstructed object and where it lies.
+    """A reconstructed object, where it lies, and how far to trust it.
 
-    ``object``: (H, W) complex64, 0 where nothing was measured. ``weight``: (H, W) float32, the summed
-    ``|P|^2`` that reached each pixel. ``origin_xy``: (2,) float64 whole numbers; object pixel [i, j] lies
-    at scan coordinate (origin_xy[0] + j, origin_xy[1] + i), and pixel [N//2, N//2] of a frame lies at its
-    position. ``positions``: (M, 2) float64, (x, y) in pixels. ``probe``: (modes, N, N) complex64.
-    ``info``: plain values on how it was made, as JSON in the file.
+    Attributes
+    ----------
+    object : (H, W) complex64 array
+        0 where nothing was measured.
+    weight : (H, W) float32 array
+        The summed ``|P|^2`` that reached each pixel.
+    origin_xy : (2,) float64 array
+        Whole numbers; object pixel [i, j] lies at scan coordinate (origin_xy[0] + j, origin_xy[1] + i),
+        and pixel [N//2, N//2] of a frame lies at its position.
+    positions : (M, 2) float64 array
+        (x, y) in pixels.
+    probe : (modes, N, N) complex64 array
+    info : dict
+        Further plain values to be read by people; nothing is computed from them.
+    intensity_scale : float
+        The probe's unit: ``probe / intensity_scale`` explains frames whose mean power is (N/2)^2.
+    residual : float, optional
+        ``R = sum (|F(P o)| - A)^2 / sum A^2`` of frames that were used.
+    residual_withheld : float, optional
+        R of frames that were kept from the solver.
+    residuals : tuple of float
+        R of each sweep, measured while it ran.
+    sweeps : int
+        Times that a solver used all frames; 0 for the network alone.
+    solver : str
+        Name of the last solver; empty for a start that nothing was solved from.
+    seconds : float
+        Time that it took, without reading the scan.
+    provenance : dict
+        Plain values on what it was made from: scan, model, versions, seed.
 
+    Raises
+    ------
+    DataError
+        When the shapes do not fit each other.
+
+    Notes
+    -----
     Gauge: one global phase is free, and amplitudes are relative to ``probe``.
-    Raises :class:`DataError` when the shapes do not fit each other.
+
+    Examples
+    --------
+    >>> flat = np.ones((8, 12))
+    >>> rec = Reconstruction(flat, flat, np.zeros(2), np.array([[4, 4], [8, 4]]), np.ones((1, 8, 8)))
+    >>> rec.extent, rec.sweeps, rec.residual
+    ((-0.5, 11.5, 7.5, -0.5), 0, None)
     """
 
     object: NDArray[np.complex64]
@@ -39,6 +80,15 @@ class Reconstruction:
     positions: NDArray[np.float64]
     probe: NDArray[np.complex64]
     info: dict[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
+    intensity_scale: float = 1.0
+    residual: float | None = None
+    residual_withheld: float | None = None
+    residuals: tuple[float, ...] = ()
+    sweeps: int = 0
+    solver: str = ""
+    seconds: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.object = np.ascontiguousarray(self.object, dtype=np.complex64)
@@ -58,6 +108,21 @@ class Reconstruction:
             raise DataError(f"positions: expected shape (M, 2), found {self.positions.shape}")
         if self.probe.ndim != 3:
             raise DataError(f"probe: expected shape (modes, N, N), found {self.probe.shape}")
+        if not (np.isfinite(self.intensity_scale) and self.intensity_scale > 0):
+            raise DataError(
+                f"intensity_scale: expected a finite number above 0, found {self.intensity_scale}"
+            )
+        self.residuals = tuple(float(r) for r in self.residuals)
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the arrays as plain values, ``info`` among them, for tables and JSON."""
+        known = {
+            "frames": len(self.positions),
+            **{key: getattr(self, key) for key in (*_NUMBERS, "solver")},
+            "residuals": list(self.residuals),
+            "provenance": self.provenance,
+        }
+        return {**self.info, **{key: value for key, value in known.items() if value is not None}}
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -71,14 +136,33 @@ class Reconstruction:
 
 
 def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
-    """Writes an NPZ, whole or not at all, with the fields of :class:`Reconstruction`.
+    """Write an NPZ, whole or not at all, with the fields of :class:`Reconstruction`.
 
-    ``info`` becomes JSON text under ``info``; what JSON does not know is stored as text. Raises
-    :class:`~ptycho_torch.errors.OutputError` when it cannot be written.
+    Fields that are None are left out. ``provenance`` and ``info`` become JSON text; what JSON does not
+    know is stored as text.
+
+    Parameters
+    ----------
+    rec : Reconstruction
+    path : str or Path
+        Taken as it is; no suffix is added.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
     """
     path = Path(path)
-    arrays: dict[str, Any] = {key: getattr(rec, key) for key in _KEYS}
-    arrays["info"] = np.array(json.dumps(rec.info, default=str))
+    arrays: dict[str, Any] = {key: getattr(rec, key) for key in (*_ARRAYS, *_NUMBERS)}
+    arrays = {key: value for key, value in arrays.items() if value is not None}
+    arrays["residuals"] = np.array(rec.residuals, dtype=np.float64)
+    arrays["solver"] = np.array(rec.solver)
+    for key in ("provenance", "info"):
+        arrays[key] = np.array(json.dumps(getattr(rec, key), default=str))
     # Through an open file: numpy would append .npz to a name without it.
     with atomic_path(path) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
@@ -86,30 +170,31 @@ def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
 
 
 def load_reconstruction(path: str | Path) -> Reconstruction:
-    """Reads what :func:`save_reconstruction` wrote; ``info`` may be missing. No object arrays are loaded.
+    """Read what :func:`save_reconstruction` wrote, also before it had all of today's fields.
 
-    Raises :class:`ScanNotFoundError` when there is no such file and :class:`ScanError`, one line with
-    file and key, when it cannot be used.
+    Only the arrays must be there. No object arrays are loaded.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    ScanNotFoundError
+        When there is no such file.
+    ScanError
+        One line with file and key, when it cannot be used.
     """
     path = Path(path)
     if not path.is_file():
         raise ScanNotFoundError(f"{path}: expected a reconstruction file, found nothing there")
     try:
         with Archive(path) as archive:
-            missing = [key for key in _KEYS if key not in archive]
-            if missing:
-                raise archive.error(", ".join(missing), "to be in a reconstruction file", "no such key")
-            fields: dict[str, Any] = {}
-            for key in _KEYS:
-                kinds = "c" if key in ("object", "probe") else "fiu"
-                member = archive.header(key)
-                if member.dtype.kind not in kinds:
-                    wanted = "complex" if kinds == "c" else "real"
-                    raise archive.error(key, f"{wanted} numbers", f"{member.dtype}")
-                fields[key] = archive.read(key)
-                if not np.isfinite(fields[key]).all():
-                    raise archive.error(key, "finite values", "NaN or infinity")
-            fields["info"] = _info(archive) if "info" in archive else {}
+            fields = _fields(archive)
         return Reconstruction(**fields)
     except DataError as error:
         raise ScanError(f"{path}: {error}") from error
@@ -119,14 +204,69 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _info(archive: Archive) -> dict[str, Any]:
-    member = archive.header("info")
+def _fields(archive: Archive) -> dict[str, Any]:
+    missing = [key for key in _ARRAYS if key not in archive]
+    if missing:
+        raise archive.error(", ".join(missing), "to be in a reconstruction file", "no such key")
+    fields: dict[str, Any] = {}
+    for key in _ARRAYS:
+        fields[key] = _numbers(archive, key, "c" if key in ("object", "probe") else "fiu")
+    for key in _NUMBERS:
+        if key in archive:
+            value = _numbers(archive, key, "fiu", ())
+            fields[key] = int(value) if key == "sweeps" else float(value)
+    if "residuals" in archive:
+        fields["residuals"] = tuple(_numbers(archive, "residuals", "f").ravel().tolist())
+    if "solver" in archive:
+        fields["solver"] = _text(archive, "solver", "text")
+    for key in ("provenance", "info"):
+        fields[key] = _json(archive, key) if key in archive else {}
+    return _of_older(fields) if "intensity_scale" not in archive else fields
+
+
+def _numbers(archive: Archive, key: str, kinds: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    member = archive.header(key)
+    if member.dtype.kind not in kinds:
+        raise archive.error(key, f"{'complex' if kinds == 'c' else 'real'} numbers", f"{member.dtype}")
+    if shape is not None and member.shape != shape:
+        raise archive.error(key, "one number", f"shape {member.shape}")
+    values = archive.read(key)
+    if not np.isfinite(values).all():
+        raise archive.error(key, "finite values", "NaN or infinity")
+    return values
+
+
+def _text(archive: Archive, key: str, expected: str) -> str:
+    member = archive.header(key)
     if member.dtype.kind != "U" or member.shape != ():
-        raise archive.error("info", "JSON text", f"{member.dtype} of shape {member.shape}")
+        raise archive.error(key, expected, f"{member.dtype} of shape {member.shape}")
+    return str(archive.read(key))
+
+
+def _json(archive: Archive, key: str) -> dict[str, Any]:
     try:
-        info = json.loads(str(archive.read("info")))
+        found = json.loads(_text(archive, key, "JSON text"))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise archive.error("info", "JSON text", "text that is not JSON") from error
-    if not isinstance(info, dict):
-        raise archive.error("info", "a JSON object", type(info).__name__)
-    return info
+        raise archive.error(key, "JSON text", "text that is not JSON") from error
+    if not isinstance(found, dict):
+        raise archive.error(key, "a JSON object", type(found).__name__)
+    return found
+
+
+def _of_older(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that a file keeps in ``info``, as versions before them did, where they have the right type."""
+    info, found = fields["info"], {}
+    for key in (*_NUMBERS, "residuals", "solver"):
+        value = info.get(_OLDER.get(key, key))
+        numbers = value if key == "residuals" else [value]
+        if key == "solver":
+            fits = isinstance(value, str)
+        else:
+            fits = isinstance(numbers, list) and all(_is_number(v) for v in numbers)
+        if fits:
+            found[key] = value
+    return {**found, **fields}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,62 @@ def test_output_dir_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OutputError, match="cannot be written to: No space left on device"):
         ensure_output_dir(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_links_and_read_only_files(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    real.write_text("old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_text_atomic(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    real.chmod(0o444)
+    with pytest.raises(OutputError, match=r"link\.txt: is read-only, so it was kept"):
+        write_text_atomic(link, "newer")
+    assert real.read_text() == "new"
+    with pytest.raises(OutputError, match="not a regular file"):
+        write_text_atomic(tmp_path, "")
+
+
+def test_file_and_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes_atomic(tmp_path / "a", b"1")
+    assert synced == ["file", "folder"]
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from ptycho_torch.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as part:\n"
+        "    part.write_bytes(b'half'); os.kill(os.getpid(), 9)"
+    )
+    target = tmp_path / "a.npz"
+    for sweep in (lambda: write_bytes_atomic(target, b"whole"), lambda: ensure_output_dir(tmp_path)):
+        subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+        assert [p.suffixes[-2:] for p in tmp_path.iterdir() if p != target] == [[".part", ".npz"]]
+        sweep()
+        assert [p.name for p in tmp_path.iterdir() if p != target] == []
+
+
+def test_a_writer_at_work_is_not_swept(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.h5") as part:
+        part.write_bytes(b"first")
+        write_bytes_atomic(tmp_path / "a.h5", b"second")
+        ensure_output_dir(tmp_path)
+        assert part.exists()
+    assert (tmp_path / "a.h5").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "名前.png", "\udce9t\udce9.npz", "a\nb", "x" * 250])
+def test_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    write_bytes_atomic(tmp_path / name, b"1")
+    assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -21,7 +21,7 @@ from ptycho_torch.bundle.params import check_params
 from ptycho_torch.bundle.pickles.decoder import decode
 from ptycho_torch.bundle.tensors import Weights, read_weights
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
 from ptycho_torch.legacy import model_config_from_legacy
 
 __all__ = ["MANIFEST", "Bundle", "read_bundle", "read_manifest", "read_params", "read_zip"]
@@ -67,7 +67,11 @@ class Bundle:
 
     def decode_weights(self, model: str, data: bytearray) -> Weights:
         """The same from bytes that :meth:`read` gave."""
-        return read_weights(data, partial(self.error, self.weights_member(model)))
+        return read_weights(data, partial(self.error, self.weights_member(model)), self.archive.budget)
+
+    def release(self, data: bytearray) -> None:
+        """Takes note that bytes which :meth:`read` gave are let go."""
+        self.archive.budget.give_back(len(data))
 
     def check_listed(self) -> None:
         """Raises unless ``bundle.json``, where there is one, lists members that all exist."""
@@ -99,20 +103,20 @@ def _read(archive: Archive, sidecar: dict[str, Any] | None, member: str) -> byte
 def read_manifest(archive: Archive, sidecar: dict[str, Any] | None = None) -> tuple[str, tuple[str, ...]]:
     """Version and model names of a bundle."""
     fail = _fail(archive, MANIFEST)
-    found = decode(_read(archive, sidecar, MANIFEST), fail)
+    found = decode(_read(archive, sidecar, MANIFEST), fail, budget=archive.budget)
     if not isinstance(found, dict):
         raise fail(f"expected a dictionary, found {type(found).__name__}")
     version, models = found.get("version"), found.get("models")
     if type(version) is not str or version not in _BACKENDS:
         known = ", ".join(repr(v) for v in _BACKENDS)
-        raise fail(f"version {printable(repr(version), 60)} is not known; known are {known}")
+        raise fail(f"version {brief(version)} is not known; known are {known}")
     if not isinstance(models, list | tuple) or not models:
         raise fail("models: expected a list of names")
     if len(models) > limits.MAX_MODELS:
         raise fail(f"models: {len(models)} names, at most {limits.MAX_MODELS} are read")
     for name in models:
         if type(name) is not str or not _MODEL_NAME.fullmatch(name) or ".." in name:
-            raise fail(f"models: {printable(repr(name), 80)} is not a plain name")
+            raise fail(f"models: {brief(name, 80)} is not a plain name")
     if len({name.casefold() for name in models}) != len(models):
         raise fail("models: a name is given twice")
     return version, tuple(models)
@@ -126,7 +130,7 @@ def read_params(archive: Archive, model: str, sidecar: dict[str, Any] | None = N
 
 def _params_of(archive: Archive, member: str, data: bytearray) -> dict[str, Any]:
     fail = _fail(archive, member)
-    return check_params(decode(data, fail), fail)
+    return check_params(decode(data, fail, budget=archive.budget), fail)
 
 
 def _all_params(
@@ -141,6 +145,8 @@ def _all_params(
         if same is None:
             same = _params_of(archive, f"{model}/params.dill", data)
             known.append((data, same))
+        else:
+            archive.budget.give_back(len(data))
         params[model] = same
     if len(known) > 1:
         _check_agreement(archive, params)
@@ -174,7 +180,7 @@ def _read_open(archive: Archive) -> Bundle:
     if MANIFEST not in names:
         raise archive.error(MANIFEST, "member is missing; not a model bundle")
     if SIDECAR in names:
-        sidecar = parse_sidecar(archive.read(SIDECAR), _fail(archive, SIDECAR))
+        sidecar = parse_sidecar(archive.read(SIDECAR), _fail(archive, SIDECAR), archive.budget)
     version, models = read_manifest(archive, sidecar)
     backend, weights = _BACKENDS[version]
     if sidecar is not None and sidecar["backend"] != backend:

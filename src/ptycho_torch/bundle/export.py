@@ -10,7 +10,7 @@ from pathlib import Path
 from ptycho_torch.bundle.container.sidecar import readable
 from ptycho_torch.bundle.container.writer import replace_file
 from ptycho_torch.bundle.contents import read_bundle
-from ptycho_torch.errors import DependencyError, printable
+from ptycho_torch.errors import DependencyError, brief
 
 __all__ = ["export_safetensors"]
 
@@ -38,7 +38,7 @@ def export_safetensors(
     with read_bundle(base_path) as bundle:
         if model_name not in bundle.models:
             raise bundle.error(
-                None, f"no model {printable(repr(model_name))}; there is: {', '.join(bundle.models)}"
+                None, f"no model {brief(model_name, 200)}; there is: {', '.join(bundle.models)}"
             )
         if bundle.backend != "pytorch":
             raise bundle.error(None, "an archive of the TensorFlow program; convert it to a bundle first")

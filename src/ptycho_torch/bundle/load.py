@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho_torch import legacy
 from ptycho_torch.bundle.contents import MANIFEST, read_bundle
-from ptycho_torch.errors import ConfigError, DependencyError, printable
+from ptycho_torch.errors import ConfigError, DependencyError, brief, printable
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def load_torch_bundle(
     with read_bundle(base_path) as bundle:
         if model_name not in bundle.models:
             shown = ", ".join(bundle.models)
-            raise bundle.error(MANIFEST, f"no model {printable(repr(model_name), 80)}; there is: {shown}")
+            raise bundle.error(MANIFEST, f"no model {brief(model_name, 80)}; there is: {shown}")
         _need_torch(bundle.path)
         if bundle.backend == "tensorflow":
             from ptycho_torch.bundle.keras.tensorflow import load_tensorflow_archive

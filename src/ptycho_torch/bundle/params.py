@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.errors import BundleError, ConfigError, printable
+from ptycho_torch.errors import BundleError, ConfigError, brief, printable
 from ptycho_torch.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, model_config_from_legacy
 
 __all__ = ["MODEL_RECORD", "check_params", "make_snapshot", "model_record", "plain_numbers"]
@@ -98,8 +98,8 @@ def _check_record(params: Mapping[str, Any], fail: Callable[[str], BundleError])
     for key, value in record.items():
         if key not in params or params[key] != value:
             raise fail(
-                f"{printable(key, 60)}: {printable(repr(params.get(key)), 60)}, but the model was saved with "
-                f"{printable(repr(value), 60)}; one of the two was changed afterwards"
+                f"{printable(key, 60)}: {brief(params.get(key))}, but the model was saved with "
+                f"{brief(value)}; one of the two was changed afterwards"
             )
 
 

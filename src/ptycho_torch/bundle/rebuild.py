@@ -17,7 +17,7 @@ from torch import nn
 from ptycho_torch.bundle.contents import Bundle
 from ptycho_torch.bundle.tensors import Weights
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.errors import BundleError, PtychoError, printable
+from ptycho_torch.errors import BundleError, PtychoError, brief, printable
 from ptycho_torch.legacy import KEY_MAPPINGS
 
 __all__ = ["Builder", "build_shapes", "check_against", "load_model", "state_shapes"]
@@ -109,7 +109,7 @@ def _hint(params: Mapping[str, Any], name: str, found: Shapes, now: int, builder
             count = len(_problems(state_shapes(model), found))
             if count < best:
                 best = count
-                text = f"{key} is {printable(repr(params.get(key)), 40)} in params, but the weights fit {value!r}"
+                text = f"{key} is {brief(params.get(key), 40)} in params, but the weights fit {value!r}"
     if not text:
         return ""
     return f"; {text}" if best == 0 else f"; the field that most likely differs: {text} better"
@@ -151,7 +151,7 @@ def _refuse_foreign(bundle: Bundle, weights: Mapping[str, Weights]) -> None:
             others = [f"{m}: {len(w.tensors)} tensors" for m, w in weights.items() if w.tensors]
             raise bundle.error(
                 member,
-                f"holds only the placeholder {printable(repr(part.sentinel), 60)} and no weights"
+                f"holds only the placeholder {brief(part.sentinel)} and no weights"
                 + (f" ({', '.join(others)}); " if others else "; ")
                 + "written without torch, or by the older PyTorch program, whose network this package does not have",
             )
@@ -185,6 +185,8 @@ def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> 
         data = bundle.read(member)
         # Two views of one core hold the same bytes, which are decoded once.
         known = chosen if data == last else None
+        if last is not None:
+            bundle.release(last)
         chosen, last = _checked_weights(bundle, model, data, known, shapes, builder), data
     assert chosen is not None
     module = _build(params, builder, "cpu")

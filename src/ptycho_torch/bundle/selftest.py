@@ -9,14 +9,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from ptycho_torch.bundle.container.sidecar import SelfTest
+from ptycho_torch.bundle.container.sidecar import SelfTest, check_group
 from ptycho_torch.errors import DataError
 
-__all__ = ["Group", "make_self_test", "run_self_test", "synthetic_frames"]
+__all__ = ["Group", "is_group", "make_self_test", "needed_memory", "run_self_test", "synthetic_frames"]
 
 
 Group = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Frames (1, C, N, N) float32 in sqrt(counts) and offsets (1, C, 1, 2) float32 in pixels."""
+
+
+def is_group(frames: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> bool:
+    """Whether frames and offsets are a group that readers of the bundle will run."""
+    try:
+        check_group(frames, offsets)
+    except ValueError:
+        return False
+    return True
 
 
 def synthetic_frames(params: Mapping[str, Any]) -> Group | None:
@@ -71,6 +80,13 @@ def make_self_test(model: str, module: nn.Module, group: Group) -> SelfTest:
     if not np.isfinite(output).all():
         raise DataError("self_test: the model's output on these frames is not finite")
     return SelfTest(model, frames, offsets, output)
+
+
+def needed_memory(module: nn.Module, test: SelfTest) -> int:
+    """Bound the bytes that running a self-test takes: a few images of every channel of the widest layer."""
+    widest = max((p.shape[0] for p in module.parameters() if p.ndim == 4), default=1)
+    reach = test.frames.shape[-1] + 2 * int(np.ceil(np.abs(test.offsets).max()))
+    return 8 * 4 * (widest * test.frames.size + 4 * test.frames.shape[1] * reach**2)
 
 
 def run_self_test(test: SelfTest, module: nn.Module) -> float:

@@ -23,7 +23,8 @@ from ptycho_torch.bundle.container.zipwriter import Buffer, Member, zip_parts
 from ptycho_torch.bundle.pickles.decoder import decode
 from ptycho_torch.bundle.pickles.encoder import PersistentId, Symbol, encode
 from ptycho_torch.bundle.pickles.values import DictRef, Name, RefusedError
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +188,9 @@ def _sound(values: np.ndarray[Any, Any], dtype: str) -> bool:
     return values.dtype.kind not in "fc" or bool(np.isfinite(values).all())
 
 
-def read_weights(data: bytearray, fail: Callable[[str], BundleError]) -> Weights:
+def read_weights(
+    data: bytearray, fail: Callable[[str], BundleError], budget: MemoryBudget | None = None
+) -> Weights:
     """Decodes and checks a ``model.pth``. Raises what ``fail`` makes.
 
     Checked here: the inner zip (as strictly as the outer one, records stored, CRCs right), the
@@ -200,6 +203,7 @@ def read_weights(data: bytearray, fail: Callable[[str], BundleError]) -> Weights
         MemorySource(data),
         lambda member, reason: fail(f"{printable(member)}: {reason}" if member else reason),
         lambda name: limits.MAX_PARAMS_BYTES if name.endswith("/data.pkl") else limits.MAX_WEIGHTS_BYTES,
+        budget,
     )
     roots = {name.split("/", 1)[0] for name in reader.entries}
     if len(roots) != 1:
@@ -219,7 +223,14 @@ def read_weights(data: bytearray, fail: Callable[[str], BundleError]) -> Weights
             raise fail(f"{inner}: {printable(bytes(records[inner][:20]))} is not read")
     if "data.pkl" not in records:
         raise fail("no data.pkl inside; not a state dict")
-    found = decode(records["data.pkl"], fail, table=_TABLE, persistent=_storage_id, leaves=(TensorView,))
+    found = decode(
+        records["data.pkl"],
+        fail,
+        budget=budget,
+        table=_TABLE,
+        persistent=_storage_id,
+        leaves=(TensorView,),
+    )
     if isinstance(found, dict) and "_sentinel" in found:
         return Weights({}, {}, found, fail)
     tensors = _state_dict(found, fail)
@@ -247,7 +258,7 @@ def _state_dict(found: Any, fail: Callable[[str], BundleError]) -> dict[str, Ten
         raise fail(f"{len(found)} tensors, at most {limits.MAX_TENSORS} are read")
     for name, value in found.items():
         if type(name) is not str:
-            raise fail(f"tensor name {printable(repr(name), 60)} is not text")
+            raise fail(f"tensor name {brief(name)} is not text")
         if not isinstance(value, TensorView):
             hint = "; a training checkpoint, not a state dict" if isinstance(value, dict) else ""
             raise fail(f"{printable(name)}: expected a tensor, found {type(value).__name__}{hint}")

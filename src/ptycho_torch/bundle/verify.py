@@ -10,6 +10,7 @@ from typing import Literal
 from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import Bundle, read_bundle
 from ptycho_torch.errors import BundleError, DependencyError
+from ptycho_torch.files.memory import memory_limit, shown_bytes
 
 __all__ = ["Check", "VerifyReport", "verify_bundle"]
 
@@ -68,29 +69,36 @@ def _integrity(bundle: Bundle) -> Check:
     count = 0
     for model in bundle.models:
         if bundle.backend == "pytorch":
-            weights = bundle.weights(model)
+            data = bundle.read(bundle.weights_member(model))
+            weights = bundle.decode_weights(model, data)
             weights.check_values()
             count += sum(view.count for view in weights.tensors.values())
+            bundle.release(data)
         else:
-            bundle.read(bundle.weights_member(model))
+            bundle.release(bundle.read(bundle.weights_member(model)))
     how = f"{count} finite weights" if count else "all members readable"
     sums = "checksums right" if bundle.sidecar is not None else f"CRCs right (no {SIDECAR} to compare with)"
     return Check("integrity", "passed", f"{len(bundle.models)} models, {how}, {sums}")
 
 
 def _self_test(bundle: Bundle) -> Check:
-    test = read_self_test(bundle.sidecar or {}, partial(bundle.error, SIDECAR))
+    test = read_self_test(bundle.sidecar or {}, partial(bundle.error, SIDECAR), bundle.archive.budget)
     if test is None:
         return Check("self-test", "absent", "this bundle holds none")
     if test.model not in bundle.models:
         return Check("self-test", "failed", "is for a model that the bundle does not hold")
     try:
         from ptycho_torch.bundle.rebuild import load_model
-        from ptycho_torch.bundle.selftest import run_self_test
+        from ptycho_torch.bundle.selftest import needed_memory, run_self_test
     except ImportError:
         return Check("self-test", "absent", "not run: needs torch (pip install torch)")
     try:
         module = load_model(bundle, test.model)
+        side, members = int(bundle.params[test.model]["N"]), int(bundle.params[test.model]["gridsize"]) ** 2
+        if test.frames.shape != (1, members, side, side):
+            return Check("self-test", "failed", f"its frames {test.frames.shape} are not the model's")
+        if (needed := needed_memory(module, test)) > memory_limit():
+            return Check("self-test", "absent", f"not run: may take {shown_bytes(needed)} of memory")
         worst = run_self_test(test, module)
     except (ValueError, RuntimeError, DependencyError) as error:
         return Check("self-test", "failed", f"the model cannot be rebuilt and run: {error}")

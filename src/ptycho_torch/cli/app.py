@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ptycho_torch._version import __version__
-from ptycho_torch.cli import bundles, evaluating, inferring, simulating, training
+from ptycho_torch.cli import bundles, evaluating, inferring, pretraining, simulating, training
 
 __all__ = ["app"]
 
@@ -37,5 +37,5 @@ def root(
     """Reconstruct objects from ptychography scans with a network that learns without labels."""
 
 
-for _room in (simulating, training, inferring, evaluating, bundles):
+for _room in (simulating, training, pretraining, inferring, evaluating, bundles):
     _room.add_to(app)

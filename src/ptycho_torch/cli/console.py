@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ptycho_torch.errors import DependencyError, PtychoError, TrainingError
+from ptycho_torch.errors import DependencyError, Interrupted, PtychoError, TrainingError
 
 __all__ = ["Console", "JsonFlag", "QuietFlag", "guarded"]
 
@@ -133,8 +134,11 @@ def guarded(command: F) -> F:
 
                 sys.stdout.write(json_text({"error": str(error), "kind": type(error).__name__}))
             raise typer.Exit(status) from None
+        except Interrupted as stop:
+            typer.echo(str(stop), err=True)
+            raise typer.Exit(128 + stop.number) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; nothing was written by this command beyond what it has said", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(128 + signal.SIGINT) from None
 
     return run  # type: ignore[return-value]

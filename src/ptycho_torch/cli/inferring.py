@@ -11,7 +11,7 @@ from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.training import FormatOption, MeasurementOption
-from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -55,7 +55,8 @@ def reconstruct(
         str | None,
         typer.Option(
             "--engine",
-            help="Refine with an engine of pty-chi (extra 'iterative') instead of our own: lsqml, epie, dm, raar.",
+            help="Refine with another solver than our own 'epie': pty-chi's (extra 'iterative') are "
+            "lsqml, dm, raar, ptychi-epie.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +85,7 @@ def reconstruct(
     metrics.json and report.html.
     """
     console = Console(json, quiet)
-    from ptycho_torch.config import from_dict, read_yaml
+    from ptycho_torch.config import read_yaml
 
     settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
     if config is not None:
@@ -100,15 +101,14 @@ def reconstruct(
         raise ConfigError(
             "--refine-minutes, --refine-positions, --engine: expected --refine with a number of sweeps, found none"
         )
-    if engine and refine_minutes is not None:
-        raise ConfigError("--refine-minutes: expected without --engine; pty-chi runs a number of epochs")
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
     data_in = open_scan(
         scan, format=format, measurement=measurement, require_probe=False, **reading_options(flags)
     )
-    from ptycho_torch.workflows.inference import reconstruct_to
+    refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None
+    from ptycho_torch.workflows.inference import Listeners, reconstruct_to
 
     with console.progress("reconstructing") as groups, console.progress("refining") as sweeps:
         done = reconstruct_to(
@@ -117,18 +117,30 @@ def reconstruct(
             data_in,
             settings,
             execution,
-            refine=refine,
-            refine_minutes=refine_minutes,
-            refine_positions=refine_positions,
-            engine=engine,
+            refinement=refinement,
             product=Geometry(given[0], given[1], (given[2], given[2])) if given else product,
-            on_groups=groups,
-            on_sweep=lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}"),
+            listeners=Listeners(groups, lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}")),
         )
     files = {name: str(path) for name, path in done.files.items()}
-    shown = ("frames", "groups", "shape", "seconds", "frames_per_second", "residual", "refined_sweeps")
+    shown = ("frames", "groups", "shape", "seconds", "frames_per_second", "residual", "sweeps")
     console.finish({**done.metrics, "files": files}, {k: done.metrics[k] for k in shown}, "Reconstructed")
     console.files(done.files)
+
+
+def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool) -> Any:
+    """What the flags ask for, in the options of the solver that they name."""
+    from ptycho_torch.solvers import SOLVERS
+    from ptycho_torch.workflows.inference import Refinement
+
+    kind = SOLVERS.get(solver).options
+    wanted: dict[str, Any] = {"sweeps": sweeps, "update_positions": positions}
+    if minutes is not None:
+        if "minutes" not in config_fields(kind):
+            raise ConfigError(
+                f"--refine-minutes: expected without --engine {solver}, which runs a number of epochs"
+            )
+        wanted["minutes"] = minutes
+    return Refinement(solver, from_dict(kind, wanted))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -159,7 +159,7 @@ def inference(
     assert settings.model_path is not None
     assert settings.test_data_file is not None
     from ptycho_torch.compat.jobs import save_outputs
-    from ptycho_torch.workflows.inference import reconstruct_to
+    from ptycho_torch.workflows.inference import Listeners, reconstruct_to
 
     with console.progress("reconstructing") as update:
         done = reconstruct_to(
@@ -168,7 +168,7 @@ def inference(
             settings.test_data_file,
             settings,
             execution,
-            on_groups=update,
+            listeners=Listeners(update),
         )
     obj = done.reconstruction.object
     save_outputs(np.abs(obj), np.angle(obj).astype(np.float32), {}, settings.output_dir)

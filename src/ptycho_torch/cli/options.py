@@ -85,7 +85,7 @@ def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
 
 
 def with_fields(*configs: tuple[type[Any], str, Collection[str]]) -> Callable[[Any], Any]:
-    """Gives a command one flag for every field of the configurations.
+    """Gives a command one flag for every field of the configurations that has an effect.
 
     Each of ``configs`` is (class, help section, names of fields to leave out). The command's last
     parameter, ``flags``, gets those that were given as ``{field: value}``.
@@ -97,7 +97,7 @@ def with_fields(*configs: tuple[type[Any], str, Collection[str]]) -> Callable[[A
         flags: list[inspect.Parameter] = []
         for cls, section, left_out in configs:
             for name, (kind, item) in config_fields(cls).items():
-                if name not in left_out:
+                if name not in left_out and not item.metadata.get("carried"):
                     panel = next((v for k, v in _SECTIONS.items() if name.startswith(k)), section)
                     flags.append(_flag(name, kind, item, panel))
         names = [p.name for p in flags]

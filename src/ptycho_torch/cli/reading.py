@@ -12,6 +12,15 @@ from ptycho_torch.config import opt
 
 __all__ = ["ReadingConfig", "reading_options"]
 
+_NAMES = {
+    "runs": "run",
+    "external_data": "external",
+    "positions_file": "positions",
+    "crop": "crop",
+    "bin": "bin",
+}
+"""Fields, each with its argument of ``open_scan``."""
+
 
 @dataclass
 class ReadingConfig:
@@ -29,13 +38,7 @@ class ReadingConfig:
 
 
 def reading_options(flags: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the flags of :class:`ReadingConfig` as keyword arguments of ``open_scan``."""
+    """Return those flags of :class:`ReadingConfig` that were given, as keyword arguments of ``open_scan``."""
     asked = ReadingConfig()
     apply_flags(asked, flags or {})
-    return {
-        "run": asked.runs,
-        "external": asked.external_data,
-        "positions": asked.positions_file,
-        "crop": asked.crop,
-        "bin": asked.bin,
-    }
+    return {_NAMES[name]: getattr(asked, name) for name in flags or {} if name in _NAMES}

@@ -57,6 +57,9 @@ def train(
             "--resume", help="Folder of a run that was ended; goes on from there.", show_default=False
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
+    ] = False,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     probe_file: ProbeFileOption = None,
@@ -66,11 +69,56 @@ def train(
 ) -> None:
     """Train a model on SCAN, without labels, and write the bundle wts.h5.zip.
 
-    Beside it come history.csv, training.png, config.yaml (what was really used), metrics.json and
-    report.html. Flags win over the YAML file, the file over defaults. Ctrl-C ends early and keeps the
-    best model so far.
+    Beside it come run.json (what the run is of), config.yaml (what was really used), history.csv,
+    training.png, training.json and training.html. Flags win over the YAML file, the file over defaults; with
+    --resume, over the run's own configuration. Ctrl-C, SIGTERM and SIGHUP end early, keep everything, and
+    give the exit status 130, 143 or 129.
     """
     console = Console(json, quiet)
+    settings, execution, named = _settings(config, resume, flags)
+    execution.progress = not console.silent
+    folder = output_dir or resume or named
+    if folder is None:
+        raise ConfigError("--output-dir: expected a folder to write to, found none")
+    if resume is not None and folder.resolve() != resume.resolve():
+        raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
+    if resume is not None and force:
+        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+    path = scan or (None if resume is not None else settings.train_data_file)
+    if path is None and resume is None:
+        raise ConfigError("SCAN: expected a scan file to train on, found none")
+
+    from ptycho_torch.workflows import training
+
+    if path is None and resume is not None:
+        path = training.RunFolder(resume).scan_file(None).path
+    assert path is not None
+    with console.progress("probe") as update:
+        watch = training.Watch(
+            on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
+        )
+        done = training.train(
+            training.ScanFile(path, format, measurement, probe_file, reading_options(flags)),
+            folder,
+            settings,
+            execution,
+            resume=resume is not None,
+            force=force,
+            watch=watch,
+        )
+    files = {name: str(path) for name, path in done.files.items()}
+    table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
+    console.finish({**done.metrics, "files": files}, table, "Trained")
+    console.files(done.files)
+    if done.trained.signal is not None:
+        typer.echo(f"interrupted: go on with 'ptychopinn train --resume {folder}'", err=True)
+        raise typer.Exit(128 + done.trained.signal)
+
+
+def _settings(
+    config: Path | None, resume: Path | None, flags: Any
+) -> tuple[TrainingConfig, ExecutionConfig, Path | None]:
+    """Defaults, the run's own configuration, the YAML file and flags, the later ones winning; the folder they name."""
     from ptycho_torch.config import from_dict, read_yaml
 
     settings, execution = TrainingConfig(), ExecutionConfig()
@@ -83,41 +131,7 @@ def train(
         from_dict(TrainingConfig, data, f"{source}: ", settings)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
-    execution.progress = not console.silent
-    folder = output_dir or resume or (settings.output_dir if sources else None)
-    data_file = scan or settings.train_data_file
-    if folder is None:
-        raise ConfigError("--output-dir: expected a folder to write to, found none")
-    if resume is not None and folder.resolve() != resume.resolve():
-        raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
-    if data_file is None:
-        raise ConfigError("SCAN: expected a scan file to train on, found none")
-
-    from ptycho_torch.scan import open_scan
-
-    data_in = open_scan(
-        data_file,
-        format=format,
-        measurement=measurement,
-        probe=probe_file,
-        require_probe=False,
-        **reading_options(flags),
-    )
-    from ptycho_torch.workflows import training
-
-    with console.progress("probe") as update:
-        done = training.train(
-            data_in,
-            folder,
-            settings,
-            execution,
-            resume=resume is not None,
-            on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}"),
-        )
-    files = {name: str(path) for name, path in done.files.items()}
-    table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
-    console.finish({**done.metrics, "files": files}, table, "Trained")
-    console.files(done.files)
+    return settings, execution, settings.output_dir if sources else None
 
 
 def add_to(app: typer.Typer) -> None:

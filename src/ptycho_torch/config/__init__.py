@@ -12,13 +12,17 @@ from ptycho_torch.config.convert import (
     to_yaml,
     validate,
 )
-from ptycho_torch.config.schema import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig, opt
+from ptycho_torch.config.declare import opt
+from ptycho_torch.config.generators import CnnOptions, UnrolledOptions
+from ptycho_torch.config.schema import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 
 __all__ = [
+    "CnnOptions",
     "ExecutionConfig",
     "InferenceConfig",
     "ModelConfig",
     "TrainingConfig",
+    "UnrolledOptions",
     "config_fields",
     "from_dict",
     "load_yaml",

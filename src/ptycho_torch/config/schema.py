@@ -11,43 +11,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from ptycho_torch.config.declare import opt
+from ptycho_torch.config.generators import CnnOptions, UnrolledOptions
 
 __all__ = [
     "ExecutionConfig",
     "InferenceConfig",
     "ModelConfig",
     "TrainingConfig",
-    "opt",
 ]
 
 
-def opt(
-    default: Any,
-    help: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    multiple_of: int | None = None,
-    carried: bool = False,
-) -> Any:
-    """A dataclass field with help text and range.
-
-    ``carried`` marks a field that other programs know and that is kept in configuration and bundle
-    for them, without effect on this package.
-    """
-    meta = {"help": help, "ge": ge, "gt": gt, "le": le, "multiple_of": multiple_of, "carried": carried}
-    return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
-
-
 @dataclass
-class ModelConfig:
-    """What the network and its forward model are. Needed to rebuild a model from a bundle."""
+class _Common:
+    """What every model has, whichever its generator."""
 
     N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2)
     gridsize: int = opt(1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16)
-    architecture: str = opt("unrolled", "generator: 'unrolled' or 'cnn'")
+    architecture: str = opt("unrolled", "name of the generator: 'unrolled', 'cnn', or one that is installed")
     model_type: Literal["pinn", "supervised"] = opt(
         "pinn", "'pinn' trains through the physics, without labels"
     )
@@ -58,38 +41,21 @@ class ModelConfig:
         le=64,
     )
 
-    # unrolled
-    unrolled_iterations: int = opt(
-        4, "unrolled: physics steps, each followed by its own network", ge=1, le=64
+    generator_options: str = opt(
+        "", "options of a generator from another distribution: name=value, several separated by commas"
     )
-    unrolled_physics_steps: int | None = opt(
-        None,
-        "unrolled: physics steps before each network; default: training chooses 1, for groups 3",
-        ge=1,
-        le=64,
-    )
-    unrolled_width: int = opt(16, "unrolled: feature channels at the finest level", ge=4, le=1024)
-    unrolled_levels: int = opt(3, "unrolled: stride-2 levels below the finest", ge=0, le=5)
-    object_start: float = opt(1.0, "unrolled: amplitude of the flat object that iterations start from", gt=0)
-    probe_damping: float = opt(0.05, "unrolled: alpha in g = P* D / (|P|^2 + alpha max|P|^2)", gt=0)
-
-    # cnn (names and defaults of the TensorFlow program)
-    n_filters_scale: int = opt(1, "cnn: factor on the number of filters", ge=1, le=64)
-    amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = opt(
-        "sigmoid", "cnn: activation of the amplitude"
-    )
-    object_big: bool = opt(True, "cnn: members of a group share one object larger than their core")
-    probe_big: bool = opt(True, "cnn: the object extends to the border of the frame")
-    pad_object: bool = opt(True, "cnn: predict the central half and pad it")
-    gaussian_smoothing_sigma: float = opt(0.0, "cnn: smoothing of the illuminated object, pixels", ge=0)
-    offset: int = opt(4, "cnn: nominal distance of group members, pixels", ge=0, le=4096)
-    max_position_jitter: int = opt(10, "cnn: room for position jitter, pixels", ge=0, le=4096)
+    gaussian_smoothing_sigma: float = opt(0.0, "smoothing of the illuminated object, pixels", ge=0)
 
     # probe
     probe_mask: bool = opt(False, "confine the probe to a disk of radius N/4")
     probe_scale: float = opt(
         4.0, "legacy probe normalisation 1/(probe_scale mean|P|); kept for other programs", carried=True
     )
+
+
+@dataclass
+class ModelConfig(UnrolledOptions, CnnOptions, _Common):
+    """What the network and its forward model are. Needed to rebuild a model from a bundle."""
 
 
 @dataclass

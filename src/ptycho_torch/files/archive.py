@@ -7,7 +7,10 @@ is the result plus one chunk.
 
 from __future__ import annotations
 
+import lzma
 import math
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,14 +22,21 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ScanError, printable
-from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
+from ptycho_torch.files.memory import MemoryBudget, memory_limit
+from ptycho_torch.files.npy import CHUNK_BYTES, Header, read_data, read_header
+from ptycho_torch.files.regular import open_regular
 
 __all__ = ["Archive", "Member"]
 
-_CHUNK_BYTES = 4 << 20
 _LARGE = 1 << 30
 _RATIO = 500
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError,
+    NotImplementedError, ValueError, OverflowError,
+)  # fmt: skip
+"""What the standard library raises on a zip file that is damaged or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +50,47 @@ class Member:
 
 
 class Archive:
-    """An open NPZ file. Everything wrong with it is a :class:`ScanError` naming file and key."""
+    """An open NPZ file. Everything wrong with it is a :class:`ScanError` naming file and key.
+
+    What is read is taken from ``budget``, which the file's size and the free memory bound.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._infos: dict[str, zipfile.ZipInfo] = {}
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            self._file = open_regular(path)
+        except FileNotFoundError as error:
+            raise ScanNotFoundError(f"{self._shown}: expected an NPZ archive, found no file") from error
+        except OSError as error:
+            raise ScanError(f"{self._shown}: cannot be read ({error.strerror})") from error
+        size = os.fstat(self._file.fileno()).st_size
+        self.budget = MemoryBudget(size, lambda reason: ScanError(f"{self._shown}: {reason}"))
+        try:
+            self._zip = zipfile.ZipFile(self._file)
+            self._list()
+        except ScanError:
+            self._file.close()
+            raise
+        except (*_DAMAGE, OSError) as error:
+            self._file.close()
             raise ScanError(
-                f"{path}: expected an NPZ archive, found a file that is not one or is damaged"
+                f"{self._shown}: expected an NPZ archive, found a file that is not one or is damaged"
                 f" ({printable(error)})"
             ) from error
-        self._infos: dict[str, zipfile.ZipInfo] = {}
+
+    @property
+    def _shown(self) -> str:
+        return printable(self.path, 1000)
+
+    def _list(self) -> None:
         for info in self._zip.infolist():
-            if info.filename.endswith(".npy"):
-                key = info.filename.removesuffix(".npy")
-                if key in self._infos:
-                    self.close()
-                    raise ScanError(f"{path}: {printable(key)}: expected one array of that name, found two")
-                self._infos[key] = info
+            if not info.filename.endswith(".npy"):
+                continue
+            key = info.filename.removesuffix(".npy")
+            if key in self._infos:
+                raise self.error(key, "one array of that name", "two")
+            self._infos[key] = info
 
     def __enter__(self) -> Archive:
         return self
@@ -69,6 +101,7 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         self._zip.close()
+        self._file.close()
 
     @property
     def keys(self) -> list[str]:
@@ -88,38 +121,31 @@ class Archive:
     def error(self, key: str, expected: str, found: str, advice: str = "") -> ScanError:
         """The one line: path, key, expected, found, and what to do."""
         return ScanError(
-            f"{self.path}: {key}: expected {expected}, found {found}{'; ' + advice if advice else ''}"
+            f"{self._shown}: {printable(key)}: expected {expected}, found {found}{'; ' + advice if advice else ''}"
         )
 
     @contextmanager
     def _open(self, key: str) -> Iterator[IO[bytes]]:
-        try:
-            with self._zip.open(self._infos[key]) as stream:
-                yield stream
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise self.error(key, "an array that unpacks", f"a damaged one ({printable(error)})") from error
-
-    def _parse(self, key: str, stream: IO[bytes]) -> Member:
         info = self._infos[key]
+        if info.compress_type not in _METHODS:  # others may ask for gigabytes before the first byte
+            raise self.error(
+                key, "an array stored or deflated, as numpy writes", f"method {info.compress_type}"
+            )
         try:
-            version = np.lib.format.read_magic(stream)
-            if version not in ((1, 0), (2, 0)):
-                raise self.error(key, "NPY version 1 or 2", f"{version}")
-            reader = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = reader(stream)
+            with self._zip.open(info) as stream:
+                yield stream
         except ScanError:
             raise
-        except ValueError as error:
-            raise self.error(key, "an NPY array", f"no readable header ({printable(error)})") from error
-        if dtype.hasobject:
-            raise self.error(key, "plain numbers", "pickled Python objects, which are never loaded")
-        claimed = math.prod(shape) * dtype.itemsize
-        if claimed + stream.tell() != info.file_size:
+        except (*_DAMAGE, OSError) as error:
+            raise self.error(key, "an array that unpacks", f"a damaged one ({printable(error)})") from error
+
+    def _parse(self, key: str, stream: IO[bytes]) -> Header:
+        info = self._infos[key]
+        found = read_header(stream, lambda expected, what: self.error(key, expected, what))
+        claimed = found.size
+        if claimed + found.start != info.file_size:
             raise self.error(
-                key, f"{claimed} bytes of data for shape {shape}", f"{info.file_size - stream.tell()}"
+                key, f"{claimed} bytes of data for shape {found.shape}", f"{info.file_size - found.start}"
             )
         if claimed > _LARGE and claimed > _RATIO * max(info.compress_size, 1):
             raise self.error(
@@ -128,22 +154,22 @@ class Archive:
                 f"{info.compress_size} bytes that unpack to {claimed}",
                 "if it is genuine, store it uncompressed",
             )
-        return Member(key, tuple(shape), dtype, bool(fortran))
+        return found
 
     def header(self, key: str) -> Member:
         """Shape and dtype of an array, without its data."""
         with self._open(key) as stream:
-            return self._parse(key, stream)
+            found = self._parse(key, stream)
+        return Member(key, found.shape, found.dtype, found.fortran)
 
     def read(self, key: str, limit: int = 1 << 31) -> NDArray[Any]:
         """A whole array of at most ``limit`` bytes."""
         with self._open(key) as stream:
-            member = self._parse(key, stream)
-            size = math.prod(member.shape) * member.dtype.itemsize
-            if size > min(limit, memory_limit()):
-                raise self.error(key, f"at most {min(limit, memory_limit())} bytes", f"{size}")
-            data = np.frombuffer(self._exactly(key, stream, size), member.dtype)
-        return data.reshape(member.shape, order="F" if member.fortran else "C").copy()
+            found = self._parse(key, stream)
+            if found.size > min(limit, memory_limit()):
+                raise self.error(key, f"at most {min(limit, memory_limit())} bytes", f"{found.size}")
+            self.budget.take(found.size, printable(key))
+            return read_data(stream, found, lambda expected, what: self.error(key, expected, what))
 
     def read_as(self, key: str, order: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array as ``dtype``, C-contiguous, with its axes in ``order`` as in ``numpy.transpose``.
@@ -152,20 +178,20 @@ class Archive:
         """
         with self._open(key) as stream:
             member = self._parse(key, stream)
-            size = math.prod(member.shape) * dtype.itemsize
-            if size > memory_limit():
-                raise self.error(key, f"at most the {memory_limit()} bytes that are free", f"{size}")
+            self.budget.take(math.prod(member.shape) * dtype.itemsize, printable(key))
             result = np.empty([member.shape[axis] for axis in order], dtype)
             stored = np.moveaxis(result, range(len(order)), order)  # the view with the file's axes
             if member.fortran:
                 stored = stored.transpose()
             row = math.prod(stored.shape[1:]) * member.dtype.itemsize
-            step = max(1, _CHUNK_BYTES // max(row, 1))
+            step = max(1, CHUNK_BYTES // max(row, 1))
+            self.budget.take(block := row * min(step, len(stored)), printable(key))
             for start in range(0, stored.shape[0], step):
                 part = stored[start : start + step]
                 values = np.frombuffer(self._exactly(key, stream, row * len(part)), member.dtype)
                 with np.errstate(over="ignore"):
                     part[...] = values.reshape(part.shape)
+            self.budget.give_back(block)
         return result
 
     def _exactly(self, key: str, stream: IO[bytes], size: int) -> bytes:

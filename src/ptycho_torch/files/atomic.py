@@ -1,90 +1,262 @@
-"""Writing files whole or not at all. Needs no torch."""
+"""Writing files whole or not at all: the one way in which this package writes. Needs no torch.
+
+The new content is written beside the target, flushed to the disk, and then renamed over it, and the
+folder is flushed: at every moment the old file or the new one is there, whole. A writer that is killed
+leaves a ``.part`` file, which the next one removes; a lock on it tells a dead writer's from one that is
+still being written.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ptycho_torch.errors import OutputError
+from ptycho_torch.errors import OutputError, PtychoError, printable
 
-__all__ = ["atomic_path", "ensure_output_dir", "write_bytes_atomic", "write_text_atomic"]
+try:
+    import fcntl
+except ImportError:  # Windows: a file that is open cannot be removed there, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
 
+__all__ = ["atomic_path", "ensure_output_dir", "replacing", "write_bytes_atomic", "write_text_atomic"]
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
-
-
-def _new_file_mode() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+_PART = re.compile(r"\..+\.[0-9]+\.[0-9a-f]+\.part(\.[^.]*)?", re.DOTALL)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``target``; what is written there replaces it when the block ends.
+def replacing(target: str | os.PathLike[str], *, parents: bool = False) -> Iterator[tuple[Path, Path, int]]:
+    """Give a new file beside ``target`` that takes its place when the block ends.
 
-    When the block raises, the temporary file is removed and an earlier ``target`` is as it was. The
-    temporary name ends like the target's, for writers that look at the suffix. Raises
-    :class:`OutputError` with path and reason (no such folder, no permission, disk full ...) in place
-    of any ``OSError``.
+    Parameters
+    ----------
+    target
+        The file to write. A link stays a link, and what it points at is replaced. Permissions (and
+        owner, where allowed) of an older file are kept; one without write permission is refused.
+    parents
+        Whether folders above it are made.
+
+    Yields
+    ------
+    tuple of Path, Path and int
+        The file to write into, whose name ends like the target's; the target with links resolved; and
+        a descriptor of the new file, open for reading and writing.
+
+    Raises
+    ------
+    OutputError
+        In place of any ``OSError``, with path and reason: no such folder, no permission, disk full.
+        Whatever the block raises, an older file is as it was and the new one is gone.
     """
-    target = Path(target)
-    part: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.stem[:64]}.", suffix=target.suffix
-        )
-        os.close(handle)
-        part = Path(name)
-        yield part
-        # Some file systems report a full disk only here.
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.chmod(_new_file_mode())  # mkstemp's files are private
-        part.replace(target)
-    except OSError as error:
-        if isinstance(error, OutputError):
+        final = Path(os.path.realpath(target))
+        if parents:
+            final.parent.mkdir(parents=True, exist_ok=True)
+        _check_target(target, final)
+        _sweep(final.parent, _prefix(final))
+        part, descriptor = _create(final)
+        try:
+            yield part, final, descriptor
+            _put_in_place(part, final)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                part.unlink()
             raise
-        raise OutputError(f"{target}: cannot be written: {_reason(error)}; nothing was changed") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+        _sync_folder(final.parent)
+    except OSError as error:
+        if isinstance(error, PtychoError):
+            raise
+        raise OutputError(
+            f"{printable(target, 1000)}: cannot be written: {_reason(error)}; nothing was changed"
+        ) from error
 
 
-def write_bytes_atomic(target: str | Path, data: bytes) -> None:
-    """Writes ``data`` to ``target``, whole or not at all. Raises :class:`OutputError`."""
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``target``; what is written there replaces it when the block ends.
+
+    The same as :func:`replacing`, for writers that take a path.
+
+    Raises
+    ------
+    OutputError
+        In place of any ``OSError``; an older file is as it was.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(Path(folder) / "a.txt") as part:
+    ...         _ = part.write_text("whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    with replacing(target) as (part, _, _):
+        yield part
+
+
+def write_bytes_atomic(target: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``target``, whole or not at all. Raises :class:`OutputError`."""
     with atomic_path(target) as part:
         part.write_bytes(data)
 
 
-def write_text_atomic(target: str | Path, text: str) -> None:
-    """Writes ``text`` to ``target`` as UTF-8, whole or not at all. Raises :class:`OutputError`."""
-    write_bytes_atomic(target, text.encode())
+def write_text_atomic(target: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` to ``target`` as UTF-8, whole or not at all. Raises :class:`OutputError`.
+
+    Parts of file names that are no text in any encoding are escaped.
+    """
+    write_bytes_atomic(target, text.encode("utf-8", "backslashreplace"))
 
 
-def ensure_output_dir(path: str | Path) -> Path:
-    """Makes the folder if need be and proves that a file can be written in it; returns its path.
+def ensure_output_dir(path: str | os.PathLike[str]) -> Path:
+    """Make the folder if need be, prove that a file can be written in it, and return its path.
 
-    Call it before long work starts. Raises :class:`OutputError` with path and reason when it is a
-    file, cannot be made, cannot be written to, or the disk is full.
+    Call it before long work starts. What killed writers left there is removed.
+
+    Raises
+    ------
+    OutputError
+        With path and reason, when it is a file, cannot be made, cannot be written to, or the disk is full.
     """
     path = Path(path)
+    shown = printable(path, 1000)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise OutputError(f"{path}: expected an output folder, found a file; name another folder") from error
-    except OSError as error:
-        raise OutputError(f"{path}: the output folder cannot be made: {_reason(error)}") from error
+        raise OutputError(f"{shown}: expected an output folder, found a file; name another folder") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{shown}: the output folder cannot be made: {_reason(error)}") from error
     try:
         # Permission bits do not tell all (read-only mounts, quotas), so a file is really written.
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(bytes(4096))
             probe.flush()
             os.fsync(probe.fileno())
+        _sweep(path, ".")
     except OSError as error:
-        raise OutputError(f"{path}: the output folder cannot be written to: {_reason(error)}") from error
+        raise OutputError(f"{shown}: the output folder cannot be written to: {_reason(error)}") from error
     return path
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _check_target(target: str | os.PathLike[str], final: Path) -> None:
+    try:
+        mode = final.stat().st_mode
+    except FileNotFoundError:
+        return
+    shown = printable(target, 1000)
+    if not final.is_file():
+        raise OutputError(f"{shown}: exists and is not a regular file; nothing was changed")
+    if not mode & 0o222:  # a rename would not ask, and root may write anywhere
+        raise OutputError(
+            f"{shown}: is read-only, so it was kept; name another file or make this one writable (chmod u+w)"
+        )
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name[:100]}."
+
+
+def _create(final: Path) -> tuple[Path, int]:
+    """A new, locked file beside ``final``. Its mode follows the process's umask."""
+    suffix = final.suffix if len(final.suffix) <= 16 else ""
+    while True:
+        name = f"{_prefix(final)}{os.getpid()}.{secrets.token_hex(6)}.part{suffix}"
+        part = final.with_name(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(part, flags, 0o666)
+        # A sweep by another writer may come between the two steps: then the file has gone, or is locked.
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+            return part, descriptor
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # A file system without locks: the file is ours by its random name, only sweeping is less sure.
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove temporary files whose names start so and whose writers were killed."""
+    for path in folder.iterdir():
+        if not (path.name.startswith(prefix) and _PART.fullmatch(path.name)) or path.is_symlink():
+            continue
+        try:
+            descriptor = os.open(
+                path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+            )
+        except OSError:
+            continue  # finished or swept meanwhile, or another user's
+        try:
+            if _abandoned(descriptor):
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _abandoned(descriptor: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # its writer lives, or cannot be asked
+    return True
+
+
+def _put_in_place(part: Path, final: Path) -> None:
+    # By path: a writer may have put a file of its own there. Some file systems report a full disk only here.
+    with part.open("rb+") as stream:
+        os.fsync(stream.fileno())
+        _keep_permissions(final, stream.fileno())
+    part.replace(final)
+
+
+def _keep_permissions(final: Path, descriptor: int) -> None:
+    try:
+        old = final.stat()
+    except FileNotFoundError:
+        return
+    new = os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        # Only root may give files away; for others the file becomes theirs, as with any editor.
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o7777)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync a folder; the rename has happened all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

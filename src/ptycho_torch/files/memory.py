@@ -65,6 +65,8 @@ class MemoryBudget:
         formats that gain little by compression.
     floor
         Bytes allowed beyond that, however small the file is.
+    advice
+        What to do about a genuine file that makes too much.
 
     Attributes
     ----------
@@ -93,12 +95,18 @@ if it is genuine, store it uncompressed
     """
 
     def __init__(
-        self, size: int, refuse: Callable[[str], Exception], *, ratio: float = RATIO, floor: int = FLOOR
+        self,
+        size: int,
+        refuse: Callable[[str], Exception],
+        *,
+        ratio: float = RATIO,
+        floor: int = FLOOR,
+        advice: str = "if it is genuine, store it uncompressed",
     ) -> None:
         self.size = size
         self.allowed = floor + int(ratio * size)
         self.spent = 0
-        self._refuse = refuse
+        self._refuse, self._advice = refuse, advice
 
     @property
     def left(self) -> int:
@@ -124,7 +132,7 @@ if it is genuine, store it uncompressed
         if count > self.left:
             raise self._refuse(
                 f"{lead}would take {shown_bytes(self.spent + count)}, from a file of {shown_bytes(self.size)} "
-                f"at most {shown_bytes(self.allowed)}; if it is genuine, store it uncompressed"
+                f"at most {shown_bytes(self.allowed)}; {self._advice}"
             )
         if count > _SMALL and count > (free := memory_limit()):
             raise self._refuse(

@@ -1,69 +1,80 @@
 """Generators: networks or unrolled solvers that propose object patches from frames.
 
-Adding one is a new file with a class decorated by :func:`register`, listed in ``_FILES``. A
-generator is built from a :class:`~ptycho_torch.config.ModelConfig` and offers
+Adding one is a new file with a subclass of :class:`Generator` decorated by :func:`register`, named in
+``_HOMES`` here or, in another distribution, in the entry-point group ``ptychopinn.generators``::
 
-    propose(x, offsets, probe, mask=None, region=None) -> Proposal
+    @register("mine")
+    class Mine(Generator):
+        Options = MyOptions                       # a dataclass; set as --generator-options name=value,...
 
-with ``x`` (B, C, N, N) normalised amplitudes, ``offsets`` (B, C, 1, 2) pixels, ``probe``
-(modes, N, N) complex, ``mask`` (N, N) bool of good pixels and ``region`` the side of the group's
-common region (None: as small as this batch allows).
+        def propose(self, x, offsets, probe, mask=None, region=None):
+            patches = ...                         # (B, C, N, N) complex
+            return Proposal(patches, patches)
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Final, NamedTuple
-
-from torch import Tensor, nn
+from typing import Final, TypeVar
 
 from ptycho_torch.config import ModelConfig
-from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.errors import ConfigError
+from ptycho_torch.generators.base import Generator, Proposal
+from ptycho_torch.registry import Registry
 
-__all__ = ["Proposal", "available", "build", "register"]
+__all__ = ["Generator", "Proposal", "available", "build", "generator_class", "register"]
+
+_HOMES: Final = {name: f"{__name__}.{name}" for name in ("unrolled", "cnn")}
+_REGISTRY: Final[Registry[type[Generator]]] = Registry("architecture", "ptychopinn.generators", _HOMES)
+_Class = TypeVar("_Class", bound=type[Generator])
 
 
-class Proposal(NamedTuple):
-    """What a generator proposes for a batch of groups, all complex.
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Make ``config.model.architecture == name`` build the class that is decorated.
 
-    ``object``: (B, C, N, N), one patch per frame, or (B, 1, N, N), one object per group centred at
-    its mean position; ``patches``: (B, C, N, N), what lies under each frame.
+    Raises
+    ------
+    ConfigError
+        When the name is taken, or the class is no :class:`Generator`.
     """
 
-    object: Tensor
-    patches: Tensor
-
-
-_FILES: Final[dict[str, str]] = {"unrolled": "unrolled", "cnn": "cnn"}
-_REGISTRY: Final[dict[str, Callable[[ModelConfig], nn.Module]]] = {}
-
-
-def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Class decorator: makes ``config.model.architecture == name`` build this class."""
-
-    def add(cls: type[nn.Module]) -> type[nn.Module]:
-        _REGISTRY[name] = cls
+    def add(cls: _Class) -> _Class:
+        if not (isinstance(cls, type) and issubclass(cls, Generator)):
+            raise ConfigError(f"architecture {name!r}: expected a subclass of Generator, found {cls!r}")
+        _REGISTRY.register(name)(cls)
         return cls
 
     return add
 
 
 def available() -> list[str]:
-    """Names that :func:`build` knows, without importing their files."""
-    return sorted(set(_FILES) | set(_REGISTRY))
+    """Return the names that :func:`build` knows, without importing their files."""
+    return _REGISTRY.names()
 
 
-def build(config: ModelConfig) -> nn.Module:
-    """The generator that ``config.architecture`` names, with fresh weights.
+def generator_class(config: ModelConfig) -> type[Generator]:
+    """Return the class that ``config.architecture`` names.
 
-    Raises :class:`~ptycho_torch.errors.ConfigError` for an unknown name.
+    Raises
+    ------
+    ConfigError
+        For an unknown name.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import ModelConfig
+    >>> generator_class(ModelConfig(architecture="cnn", amp_activation="softplus")).offset_sign
+    -1
     """
-    name = config.architecture
-    if name not in _REGISTRY and name in _FILES:
-        importlib.import_module(f"{__name__}.{_FILES[name]}")
-    if name not in _REGISTRY:
-        raise ConfigError(
-            f"architecture: expected one of {', '.join(available())}, found {printable(repr(name), 60)}"
-        )
-    return _REGISTRY[name](config)
+    return _REGISTRY.get(config.architecture)
+
+
+def build(config: ModelConfig) -> Generator:
+    """Return the generator that ``config.architecture`` names, with fresh weights.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, or options that do not fit it.
+    """
+    return generator_class(config)(config)

@@ -10,13 +10,13 @@ relative to their own group, never to the mean over a batch, and a batch of any 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.config import ModelConfig
-from ptycho_torch.generators import Proposal, register
+from ptycho_torch.config import CnnOptions, ModelConfig
+from ptycho_torch.generators import Generator, Proposal, register
 from ptycho_torch.generators.cnn_layers import Encoder, Head
 from ptycho_torch.physics.bilinear import sampling_matrix, translate
 
@@ -27,26 +27,25 @@ _EPSILON: Final = 0.001
 
 
 @register("cnn")
-class CnnGenerator(nn.Module):
+class CnnGenerator(Generator):
     """Objects from one pass of a convolutional network.
 
     ``object_big``: all members predict a patch each and the patches are merged into one object per
-    group, (B, 1, N, N); otherwise one object is predicted per group. ``offset_sign``: this network
-    takes offsets as the TensorFlow program gives them, group mean minus member, so a caller that
-    has member minus mean multiplies by it.
+    group, (B, 1, N, N); otherwise one object is predicted per group. ``offset_sign``: callers of a trained
+    model give offsets as those of the TensorFlow program do, group mean minus member.
 
     Outside the central square nothing covers a pixel of a merged object: its value there is divided
     by 0.001 alone. ``trusted`` (N, N) is 1 where a value is worth anything on a canvas.
     """
 
+    Options = CnnOptions
+    options: CnnOptions
     offset_sign: ClassVar[int] = -1
     border: Tensor
     trusted: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bf16 = False  # arithmetic of the network; merging and cropping stay fp32
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.amplitude = Head(config, phase=False)
         self.phase = Head(config, phase=True)
@@ -56,15 +55,28 @@ class CnnGenerator(nn.Module):
         inside = (slice(quarter, -quarter), slice(quarter, -quarter))
         border, trusted = torch.ones(config.N, config.N), torch.zeros(config.N, config.N)
         border[inside] = 0
-        everywhere = not config.object_big and (config.probe_big or not config.pad_object)
-        trusted[... if everywhere else inside] = 1
+        trusted[... if self.trusts_all(config) else inside] = 1
         self.register_buffer("border", border, persistent=False)
         self.register_buffer("trusted", trusted, persistent=False)
+
+    @classmethod
+    def trusts_all(cls, config: ModelConfig) -> bool:
+        """Return whether the network predicts the border of its patches, and from one frame alone."""
+        return not config.object_big and (config.probe_big or not config.pad_object)
+
+    @classmethod
+    def headroom(cls, config: ModelConfig) -> float:
+        """Return 2.5 where the amplitude's activation ends at 1: the object is about 0.4 then."""
+        return 2.5 if config.amp_activation == "sigmoid" else 1.0
+
+    def trust(self) -> Tensor | None:
+        """Return (N, N): 1 where a value is worth anything on a canvas, else 0."""
+        return self.trusted
 
     @property
     def margin(self) -> int:
         """Pixels that the canvas extends beyond the object's window on each side."""
-        return ((self.config.gridsize - 1) * self.config.offset + self.config.max_position_jitter) // 2
+        return ((self.config.gridsize - 1) * self.options.offset + self.options.max_position_jitter) // 2
 
     def network(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitude and phase (B, F, N, N) of normalised amplitudes (B, C, N, N)."""
@@ -74,11 +86,14 @@ class CnnGenerator(nn.Module):
             return amplitude.to(x.dtype), phase.to(x.dtype)
 
     def canvas(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """The object with its margin, (B, 1, P, P) complex64, P = N + 2 margin."""
+        """Return the object with its margin, (B, 1, P, P) complex64, P = N + 2 margin.
+
+        ``offsets`` (B, C, 1, 2): group mean minus member here and in :meth:`patches`, as in the papers.
+        """
         size, margin = self.config.N, self.margin
         amplitude, phase = self.network(x)
         patches = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
-        if not self.config.object_big:
+        if not self.options.object_big:
             return nn.functional.pad(patches, [margin] * 4)
         if patches.shape[1] == 1:  # its own mean: nothing to translate
             return nn.functional.pad(patches / (1 - self.border + _EPSILON), [margin] * 4)
@@ -104,10 +119,6 @@ class CnnGenerator(nn.Module):
         down = sampling_matrix(shifts[..., 1], side, self.config.N, first_output=margin)
         return translate(canvas, down, across)
 
-    def forward(self, x: Tensor, offsets: Tensor, probe: Tensor | None = None, **_: Any) -> Tensor:
-        """The object (B, 1, N, N) complex64; the probe plays no part in it."""
-        return self._window(self.canvas(x, offsets))
-
     def propose(
         self,
         x: Tensor,
@@ -116,13 +127,13 @@ class CnnGenerator(nn.Module):
         mask: Tensor | None = None,
         region: int | None = None,
     ) -> Proposal:
-        """Object and patches; see :mod:`ptycho_torch.generators` for the arguments.
+        """Propose object and patches; see :meth:`Generator.propose`.
 
-        ``offsets`` in this network's sign (``offset_sign``). Pixels outside ``mask`` count as
-        zero; ``region`` is fixed by the configuration.
+        Pixels outside ``mask`` count as zero; ``region`` is fixed by the configuration.
         """
-        canvas = self.canvas(x if mask is None else x * mask, offsets)
-        return Proposal(self._window(canvas), self.patches(canvas, offsets))
+        shifts = offsets.neg()
+        canvas = self.canvas(x if mask is None else x * mask, shifts)
+        return Proposal(self._window(canvas), self.patches(canvas, shifts))
 
     def _window(self, canvas: Tensor) -> Tensor:
         margin, size = self.margin, self.config.N

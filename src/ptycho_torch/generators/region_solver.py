@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_torch.generators.unet import UNet
-from ptycho_torch.physics.projection import project
+from ptycho_torch.physics.projection import change_of
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
 __all__ = ["RegionFrames", "RegionSolver", "Solution"]
@@ -116,10 +116,11 @@ class RegionSolver(nn.Module):
     ) -> None:
         super().__init__()
         self.iterations, self.passes, self.damping = iterations, passes, damping
+        self.width, self.levels = width, levels
         self.bf16 = False
         self.start = nn.Parameter(torch.tensor(1.0))
-        self.eta = nn.Parameter(torch.ones(iterations, passes))
-        self.momentum = nn.Parameter(torch.full((iterations, passes), 0.2))
+        self.eta = nn.Parameter(torch.full((iterations, passes), 1.2))
+        self.momentum = nn.Parameter(torch.full((iterations, passes), 0.3))
         self.beta = nn.Parameter(torch.full((iterations,), 0.5))
         self.net = UNet(_FEATURES, 4, width, levels)
         self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
@@ -271,7 +272,7 @@ class _State:
         for index in self._chunks(subset):
             corners, owner, waves = frames.corners[index], frames.owner[index], self.waves[index]
             under = crop_patches(self.obj, corners, self.size, owner).unsqueeze(1)
-            change, _ = project(under * waves, self.measured[index], self.good)
+            change = change_of(under * waves, self.measured[index], self.good)
             back = (waves.conj() * change).sum(1)
             top = top + put_patches(back, corners, self.canvas, owner)
             if not whole:

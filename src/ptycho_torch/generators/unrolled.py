@@ -9,16 +9,20 @@ With ``o_0`` a learned constant, for k = 1..K:
 
 The first three lines are repeated ``unrolled_physics_steps`` times, each with its own
 eta, before each network. Several probe modes share the object and add in intensity. A group of one
-frame needs no crop: the region is the frame itself. Source: the design's section 6.
+frame needs no crop: the region is the frame itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.config import ModelConfig
-from ptycho_torch.generators import Proposal, register
+from ptycho_torch.config import ModelConfig, UnrolledOptions
+from ptycho_torch.generators import Generator, Proposal, register
+from ptycho_torch.generators.region import solve_groups
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.patches import Sampler, crop, region_size
 
@@ -28,23 +32,43 @@ _FEATURES = 7
 
 
 @register("unrolled")
-class Unrolled(nn.Module):
-    """Physics steps with learned step sizes, each followed by its own network.
+class Unrolled(Generator):
+    """Physics steps with learned step sizes, each followed by a network.
 
-    One set of weights serves every N and every group size.
+    One set of weights serves every N and every group size. With ``unrolled_form`` "region" it is the solver of
+    :mod:`ptycho_torch.generators.region_solver`; the lines above are the form "group".
     """
 
+    Options = UnrolledOptions
+    options: UnrolledOptions
+
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        steps = config.unrolled_iterations
-        self.damping = config.probe_damping
-        self.bf16 = False  # arithmetic of the networks; the physics around them stays fp32
-        self.start = nn.Parameter(torch.tensor(float(config.object_start)))
-        self.inner = config.unrolled_physics_steps or 1  # as in models from before there was a choice
-        self.step_size = nn.Parameter(torch.ones(steps * self.inner))
+        super().__init__(config)
+        options = self.options
+        self.regions: RegionSolver | None = None
+        if options.unrolled_form == "region":
+            self.regions = RegionSolver(
+                options.unrolled_iterations,
+                options.unrolled_physics_steps or 2,
+                options.unrolled_width,
+                options.unrolled_levels,
+                options.probe_damping,
+            )
+            return
+        self.start = nn.Parameter(torch.tensor(float(options.object_start)))
+        self.inner = options.unrolled_physics_steps or 1  # as in models from before there was a choice
+        self.step_size = nn.Parameter(torch.ones(options.unrolled_iterations * self.inner))
         self.nets = nn.ModuleList(
-            UNet(_FEATURES, 2, config.unrolled_width, config.unrolled_levels) for _ in range(steps)
+            UNet(_FEATURES, 2, options.unrolled_width, options.unrolled_levels)
+            for _ in range(options.unrolled_iterations)
         )
+
+    @classmethod
+    def completed(cls, config: ModelConfig) -> ModelConfig:
+        """Choose one step of the physics before each network, for groups three: their frames speak of one object."""
+        if config.unrolled_physics_steps is not None or config.unrolled_form == "region":
+            return config
+        return dataclasses.replace(config, unrolled_physics_steps=1 if config.gridsize == 1 else 3)
 
     def propose(
         self,
@@ -54,7 +78,10 @@ class Unrolled(nn.Module):
         mask: Tensor | None = None,
         region: int | None = None,
     ) -> Proposal:
-        """Patches (B, C, N, N) complex; see :mod:`ptycho_torch.generators` for the arguments."""
+        """Propose patches (B, C, N, N) complex; see :meth:`Generator.propose`."""
+        if self.regions is not None:
+            self.regions.bf16 = self.bf16
+            return solve_groups(self.regions, x, offsets, probe, mask, region)
         size, members = x.shape[-1], x.shape[1]
         shifts = offsets.reshape(offsets.shape[0], members, 2)
         if members == 1:  # its own mean: nothing to translate, whatever the caller measured from
@@ -87,7 +114,7 @@ class Unrolled(nn.Module):
         power = (probe.real.square() + probe.imag.square()).sum(0)
         peak = power.max()
         illumination = gather(power.expand(batch, members, size, size)).clamp_min(0)
-        denominator = illumination + self.damping * peak
+        denominator = illumination + self.options.probe_damping * peak
         lags = torch.fft.ifft2(measured.squeeze(2).square(), norm="ortho").abs()
         lags = gather(torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1)))) / members
         constant = torch.stack([illumination / peak, lags], 1)

@@ -11,10 +11,14 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["project"]
+__all__ = ["change_of", "project"]
+
+_TINY = 1e-12
 
 
 def project(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -36,9 +40,59 @@ def project(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> tuple
     misfit : (..., 1, N, N) real tensor
         ``|F psi| - A``, zero at pixels that cannot be trusted.
     """
-    field = torch.fft.fft2(wave, norm="ortho")
-    modulus = (field.real.square() + field.imag.square()).sum(-3, keepdim=True).add(1e-12).sqrt()
+    field, modulus = _field(wave)
     misfit = modulus - measured
     if good is not None:
         misfit = misfit * good
-    return torch.fft.ifft2(field * (misfit / modulus).neg(), norm="ortho"), misfit
+    return torch.fft.ifft2(field * (misfit / modulus).neg()), misfit
+
+
+def change_of(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> Tensor:
+    """Return the change alone, with a backward pass of its own: half the time and memory of the automatic one.
+
+    Parameters are those of :func:`project`.
+
+    Notes
+    -----
+    With ``Psi = F psi`` and ``m = |Psi|``, the gradient G of a loss by Delta becomes, by psi,
+
+        F^-1( (A/m - 1) F G - A/m^3 Psi sum_modes Re(conj(Psi) F G) ),
+
+    since the derivative of ``Psi (A/m - 1)`` is symmetric.
+    """
+    if not torch.is_grad_enabled() or not wave.requires_grad:
+        return project(wave, measured, good)[0]
+    return _Change.apply(wave, measured, good)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _field(wave: Tensor) -> tuple[Tensor, Tensor]:
+    """``F psi``, not normalised, and the modulus of the orthonormal one."""
+    field = torch.fft.fft2(wave)
+    # Scaling the real modulus is cheaper than an orthonormal transform, which scales the complex field twice.
+    scale = 1 / (wave.shape[-2] * wave.shape[-1])
+    power = (field.real.square() + field.imag.square()).sum(-3, keepdim=True)
+    return field, (power * scale).add(_TINY).sqrt()
+
+
+class _Change(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, wave: Tensor, measured: Tensor, good: Tensor | None) -> Tensor:
+        field, modulus = _field(wave)
+        misfit = modulus - measured
+        if good is not None:
+            misfit = misfit * good
+        ratio = (misfit / modulus).neg_()
+        ctx.good = good
+        ctx.save_for_backward(field, modulus, measured, ratio)
+        return torch.fft.ifft2(field * ratio)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        field, modulus, measured, ratio = ctx.saved_tensors
+        pull = torch.fft.fft2(gradient)
+        along = (field.real * pull.real + field.imag * pull.imag).sum(-3, keepdim=True)
+        # The field is N times the orthonormal one, and stands here twice.
+        along = along * measured / modulus.pow(3) / (gradient.shape[-2] * gradient.shape[-1])
+        if ctx.good is not None:
+            along = along * ctx.good
+        return torch.fft.ifft2(pull * ratio - field * along), None, None

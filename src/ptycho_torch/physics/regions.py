@@ -18,7 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Placement", "crop_patches", "place", "put_patches", "shift_back", "shift_ramps", "shifted_probes"]
+__all__ = [
+    "Placement",
+    "crop_patches",
+    "place",
+    "put_patches",
+    "shift_back",
+    "shift_ramps",
+    "shifted_probes",
+]
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,17 @@ class _Put(torch.autograd.Function):
 
 
 def shift_ramps(fractions: Tensor, size: int) -> Tensor:
-    """(M, N, N) factors exp(-2 pi i k f) in the order of ``fft2``; the Nyquist frequency keeps its cosine."""
+    """Return what shifts a spectrum by fractions of a pixel: (M, N, N) factors ``exp(-2 pi i k f)``.
+
+    In the order of ``fft2``; the Nyquist frequency keeps its cosine.
+
+    Parameters
+    ----------
+    fractions : (M, 2) tensor
+        (x, y) in pixels.
+    size : int
+        Edge N.
+    """
     k = torch.fft.fftfreq(size, device=fractions.device)
     line = torch.exp(
         torch.complex(torch.zeros(()), torch.tensor(-2 * np.pi)).to(k.device) * k * fractions[..., None]

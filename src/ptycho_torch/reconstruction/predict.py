@@ -19,6 +19,7 @@ from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
 from ptycho_torch.scan.prefetch import one_ahead, stretches
+from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
 
@@ -58,7 +59,8 @@ def reconstruct(
     """Reconstructs the object of a scan with a trained model.
 
     ``model``: a ``DiffractionToObject`` or the path of a bundle; ``scan``: a scan or its path.
-    Frames are normalised by their own mean power, so a scan of another exposure is fine. Every
+    Frames are normalised by their own mean power, so a scan of another exposure is fine: its object
+    is the same, and its counts are predicted. Every
     frame is used at least once; ``n_groups`` limits how many groups are. ``progress`` is called
     with groups done and groups in all.
 
@@ -95,19 +97,18 @@ def reconstruct(
     members = groups.shape[1]
     region = region_size(torch.from_numpy(np.asarray(offsets)), config.N) if members > 1 else config.N
     began = time.monotonic()
-    factor = np.float32(scan.normalisation * model.intensity_scale)
+    normalisation = scan.normalisation
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
-    weight, sign = core.stitching_weight(), np.float32(core.offset_sign)
-    canvas = Canvas(scan.positions, config.N, weight, device=where)
+    canvas = Canvas(scan.positions, config.N, core.stitching_weight(), device=where)
     model.eval()
-    before = getattr(core.generator, "bf16", False)
+    before = core.generator.bf16
     core.generator.bf16 = bf16
 
     def read(part: slice) -> tuple[slice, Tensor, Tensor]:
         chosen = groups[part]
-        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
+        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * np.float32(normalisation)
         x = torch.from_numpy(frames).view(*chosen.shape, config.N, config.N)
-        shift = torch.from_numpy(sign * np.asarray(offsets[part], dtype=np.float32)).unsqueeze(2)
+        shift = torch.from_numpy(np.asarray(offsets[part], dtype=np.float32)).unsqueeze(2)
         if where.type == "cuda":  # pinned, so that the copy runs beside the computation
             x, shift = x.pin_memory(), shift.pin_memory()
         return part, x, shift
@@ -115,9 +116,8 @@ def reconstruct(
     try:
         with torch.inference_mode():
             for part, x, shift in one_ahead(read, stretches(len(groups), batch_size)):
-                objects = model(
-                    x.to(where, non_blocking=True), shift.to(where, non_blocking=True), mask, region
-                )
+                x, shift = x.to(where, non_blocking=True), shift.to(where, non_blocking=True)
+                objects = core.propose(x, shift, mask, region).object
                 at = scan.positions[groups[part]] if objects.shape[1] == members else centres[part][:, None]
                 canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
                 if progress is not None:
@@ -127,22 +127,16 @@ def reconstruct(
     obj, weights = canvas.finish()
     seconds = time.monotonic() - began
     _log.info("reconstructed %d frames in %.2f s", len(scan.positions), seconds)
-    probe = (core.probe.detach() * model.intensity_scale).cpu().numpy().astype(np.complex64)
-    info = {
-        "frames": len(scan.positions),
-        "groups": len(groups),
-        "gridsize": config.gridsize,
-        "architecture": config.architecture,
-        "seconds": round(seconds, 4),
-        "frames_per_second": round(groups.size / seconds, 1),
-        "intensity_scale": model.intensity_scale,
-        "refined_sweeps": 0,
-    }
+    scale = 1 / normalisation
     return Reconstruction(
         object=obj,
         weight=weights,
         origin_xy=canvas.origin_xy,
         positions=scan.positions,
-        probe=probe,
-        info=info,
+        probe=(core.probe.detach() * scale).cpu().numpy().astype(np.complex64),
+        intensity_scale=scale,
+        solver=config.architecture,
+        seconds=round(seconds, 4),
+        provenance=provenance_of(scan, seed=seed, architecture=config.architecture, gridsize=config.gridsize),
+        info={"groups": len(groups), "frames_per_second": round(groups.size / seconds, 1)},
     )

@@ -28,6 +28,7 @@ from ptycho_torch.scan import Scan
 __all__ = [
     "comparison_figure",
     "figure_png",
+    "pretraining_figure",
     "reconstruction_figure",
     "save_figure",
     "scan_figure",
@@ -188,6 +189,29 @@ def reconstruction_figure(rec: Reconstruction, title: str | None = None) -> Figu
     for axes in (left, right):
         _scale_bar(axes, extent)
     figure.suptitle(title or f"{len(rec.positions)} frames", fontsize=11)
+    return figure
+
+
+def pretraining_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Errors on validation regions, one line a kind, against steps; rows as ``pretrain.jsonl`` has them."""
+    figure = _new(7, 4)
+    axes = figure.subplots()
+    kinds = sorted({key for row in history for key in row} - {"step", "seconds", "rate", "loss"})
+    for number, kind in enumerate(kinds):
+        rows = [row for row in history if kind in row]
+        axes.plot(
+            [row["step"] for row in rows],
+            [row[kind] for row in rows],
+            color=_LINES[number % 4],
+            linestyle=_STYLES[number // 4 % 4],
+            label=kind.replace("_", ", "),
+        )
+    axes.set_xlabel("steps")
+    axes.set_ylabel("error relative to the object")
+    axes.grid(alpha=0.3)
+    if kinds:
+        axes.set_yscale("log")
+        axes.legend()
     return figure
 
 

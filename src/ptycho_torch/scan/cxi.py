@@ -132,7 +132,7 @@ class Cxi(ScanFormat):
                 f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size, found pixels alone; "
                 "give scan.geometry"
             )
-        with atomic_path(path) as part, h5py.File(part, "w") as file:
+        with atomic_path(path) as target, h5py.File(target, "w", locking=False) as file:
             file["cxi_version"] = 160
             detector = file.create_group(_DETECTOR)
             kind = np.uint32 if measurement == "counts" else np.float32

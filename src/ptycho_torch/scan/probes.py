@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.npy import read_npy
 
 __all__ = ["probe_modes", "read_probe"]
 
@@ -87,12 +88,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
     if not path.is_file():
         raise ScanNotFoundError(f"{path}: expected a file with a probe, found none")
     if path.suffix.lower() == ".npy":
-        try:
-            return probe_modes(str(path), "probe", np.load(path, allow_pickle=False), size)
-        except (ValueError, EOFError) as error:
-            if isinstance(error, ScanError):
-                raise
-            raise ScanError(f"{path}: expected an NPY array, found a file that is not one") from error
+        return probe_modes(str(path), "probe", read_npy(path), size)
     with Archive(path) as archive:
         key = next((key for key in _KEYS if key in archive), None)
         if key is None:

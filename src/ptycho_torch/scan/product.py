@@ -210,7 +210,7 @@ def write_product(product: Product, path: str | Path) -> None:
 
     Raises :class:`~ptycho_torch.errors.OutputError` where it cannot be written.
     """
-    with atomic_path(path) as part, h5py.File(part, "w") as file:
+    with atomic_path(path) as part, h5py.File(part, "w", locking=False) as file:
         file.attrs["name"], file.attrs["comments"] = product.name, product.comments
         for name in _NUMBERS:
             file.attrs[name] = float(product.numbers.get(name, 0.0))

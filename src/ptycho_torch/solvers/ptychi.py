@@ -9,113 +9,144 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ptycho_torch.errors import ConfigError, DependencyError
+from ptycho_torch.errors import DependencyError
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
-from ptycho_torch.solvers.epie import canvas_of, prepared
+from ptycho_torch.solvers import SOLVERS
+from ptycho_torch.solvers.base import Progress, Solver
+from ptycho_torch.solvers.options import EngineOptions, SolverOptions
+from ptycho_torch.solvers.start import Problem, flat_start, problem_of
 
-__all__ = ["ENGINES", "check_engine", "refine_with_ptychi"]
+__all__ = ["PtychiSolver"]
 
 _log = logging.getLogger(__name__)
-
-ENGINES: Final = {
-    "lsqml": "LSQMLOptions",
-    "epie": "EPIEOptions",
-    "dm": "DMOptions",
-    "raar": "RAAROptions",
-}
-"""Engines by the name that :func:`refine_with_ptychi` takes, and their options in pty-chi."""
+_MARGIN = 2
+"""Pixels around a patch that pty-chi's interpolation may reach."""
 
 
-def refine_with_ptychi(
-    rec: Reconstruction,
-    scan: Scan,
-    *,
-    engine: str = "lsqml",
-    epochs: int = 20,
-    batch_size: int = 96,
-    update_probe: bool = True,
-    update_positions: bool = False,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: Callable[[int, float], None] | None = None,
-) -> Reconstruction:
-    """The reconstruction after ``epochs`` of one of pty-chi's engines, started from it.
+class PtychiSolver(Solver):
+    """One of pty-chi's engines, at pty-chi's defaults.
 
-    ``engine``: one of :data:`ENGINES`; ``progress`` is called with the epoch and pty-chi's own loss.
-    The result lies on the same canvas; its ``info`` names engine, epochs and time. The settings are
-    pty-chi's defaults. Raises :class:`~ptycho_torch.errors.ConfigError` for an unknown engine,
-    :class:`~ptycho_torch.errors.DependencyError` where pty-chi cannot be imported, and
-    :class:`~ptycho_torch.errors.DataError` when the scan is not the one reconstructed.
+    ``progress`` gets pty-chi's own loss, and the result's ``residual`` is None: measure it.
     """
-    api, task_of = check_engine(engine)
-    frames, probe, start, mine, theirs = prepared(rec, scan)
-    origin, _ = canvas_of(rec.positions, scan.N)
-    scale = float(rec.info.get("intensity_scale", 1.0))
-    counts = (np.asarray(frames[:]) * np.float32(scale)) ** 2
-    places = rec.positions - origin - 0.5 * (scan.N % 2 == 0)
 
-    options = getattr(api, ENGINES[engine])()
-    options.object_options.determine_position_origin_coords_by = api.ObjectPosOriginCoordsMethods.SPECIFIED
-    options.object_options.position_origin_coords = np.zeros(2)
-    options.probe_options.optimizable = update_probe
-    options.probe_position_options.optimizable = update_positions
-    reconstructor = options.reconstructor_options
-    reconstructor.num_epochs, reconstructor.batch_size = epochs, batch_size
-    reconstructor.random_seed = seed
-    gpu = torch.device(device).type == "cuda"
-    reconstructor.default_device = api.Devices.GPU if gpu else api.Devices.CPU
-    if engine == "lsqml":
-        reconstructor.rescale_probe_intensity_in_first_epoch = False
+    options = EngineOptions
+    name: ClassVar[str]
+    """What the registry calls it."""
+    settings: ClassVar[str]
+    """Its options' class in ``ptychi.api``."""
 
-    began = time.monotonic()
-    data = {
-        "diffraction_data": counts,
-        "object_data": start[None],
-        "probe_data": (probe * (scale / scan.N))[None].astype(np.complex64),
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        super().__init__(device)
+        self._api, self._task = _import()
+
+    def solve(
+        self,
+        scan: Scan,
+        start: Reconstruction | None = None,
+        options: SolverOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        options = self._checked(options, EngineOptions)
+        begin = flat_start(scan) if start is None else start
+        problem = problem_of(scan, begin, _MARGIN, self.device)
+        began = time.monotonic()
+        half = 0.5 * (scan.N % 2 == 0)
+        with _torch_defaults(), self._task(self._engine(options, scan), **_data(problem, scan)) as task:
+            for sweep in range(options.sweeps):
+                task.run(1)
+                if progress is not None:
+                    progress(sweep + 1, float(task.reconstructor.loss_tracker.table["loss"].iloc[-1]))
+            found = task.get_data_to_cpu("object", as_numpy=True)[0]
+            waves = task.get_data_to_cpu("probe", as_numpy=True)[0]
+            x = task.get_probe_positions_x(as_numpy=True)
+            y = task.get_probe_positions_y(as_numpy=True)
+        positions = begin.positions
+        if options.update_positions:
+            positions = np.stack([x, y], 1).astype(np.float64) + problem.placed.origin_xy + half
+        seconds = round(time.monotonic() - began, 3)
+        _log.info("pty-chi %s: %d epochs in %.1f s", self.name, options.sweeps, seconds)
+        return problem.result(
+            found,
+            waves * (scan.N / problem.scale),
+            positions,
+            solver=self.name,
+            residual=None,
+            residual_withheld=None,
+            residuals=(),
+            sweeps=options.sweeps,
+            seconds=seconds,
+        )
+
+    def _engine(self, options: EngineOptions, scan: Scan) -> Any:
+        api = self._api
+        engine = getattr(api, self.settings)()
+        engine.object_options.determine_position_origin_coords_by = api.ObjectPosOriginCoordsMethods.SPECIFIED
+        engine.object_options.position_origin_coords = np.zeros(2)
+        engine.probe_options.optimizable = options.update_probe
+        engine.probe_position_options.optimizable = options.update_positions
+        run = engine.reconstructor_options
+        run.num_epochs, run.batch_size, run.random_seed = options.sweeps, options.batch_size, options.seed
+        gpu = torch.device(self.device).type == "cuda"
+        run.default_device = api.Devices.GPU if gpu else api.Devices.CPU
+        return engine
+
+
+@SOLVERS.register("lsqml")
+class Lsqml(PtychiSolver):
+    """Maximum likelihood with least-squares steps."""
+
+    name, settings = "lsqml", "LSQMLOptions"
+
+    def _engine(self, options: EngineOptions, scan: Scan) -> Any:
+        engine = super()._engine(options, scan)
+        # The probe comes with the power of the frames already.
+        engine.reconstructor_options.rescale_probe_intensity_in_first_epoch = False
+        return engine
+
+
+@SOLVERS.register("dm")
+class DifferenceMap(PtychiSolver):
+    """Difference map."""
+
+    name, settings = "dm", "DMOptions"
+
+
+@SOLVERS.register("raar")
+class Raar(PtychiSolver):
+    """Relaxed averaged alternating reflections."""
+
+    name, settings = "raar", "RAAROptions"
+
+
+@SOLVERS.register("ptychi-epie")
+class PtychiEpie(PtychiSolver):
+    """pty-chi's ePIE."""
+
+    name, settings = "ptychi-epie", "EPIEOptions"
+
+
+def _data(problem: Problem, scan: Scan) -> dict[str, Any]:
+    places = problem.start.positions - problem.placed.origin_xy - 0.5 * (scan.N % 2 == 0)
+    return {
+        "diffraction_data": np.square(np.asarray(scan.frames[:], dtype=np.float32)),
+        "object_data": problem.object[None],
+        "probe_data": (problem.probe * (problem.scale / scan.N))[None].astype(np.complex64),
         "probe_position_x_px": places[:, 0].astype(np.float32),
         "probe_position_y_px": places[:, 1].astype(np.float32),
         "valid_pixel_mask": scan.good_pixels,
     }
-    with _torch_defaults(), task_of(options, **data) as task:
-        for epoch in range(epochs):
-            task.run(1)
-            if progress is not None:
-                progress(epoch + 1, float(task.reconstructor.loss_tracker.table["loss"].iloc[-1]))
-        found = task.get_data_to_cpu("object", as_numpy=True)[0]
-        waves = task.get_data_to_cpu("probe", as_numpy=True)[0]
-        x = task.get_probe_positions_x(as_numpy=True)
-        y = task.get_probe_positions_y(as_numpy=True)
-    obj = rec.object.copy()
-    obj[theirs] = np.where(rec.weight[theirs] > 0, found[mine], 0)
-    positions = rec.positions
-    if update_positions:
-        positions = np.stack([x, y], 1).astype(np.float64) + origin + 0.5 * (scan.N % 2 == 0)
-    info = {
-        **rec.info,
-        "refined_by": f"pty-chi {engine}",
-        "refined_sweeps": epochs,
-        "refined_seconds": round(time.monotonic() - began, 3),
-    }
-    info.pop("residual", None)
-    _log.info("pty-chi %s: %d epochs in %.1f s", engine, epochs, info["refined_seconds"])
-    return replace(
-        rec, object=obj, probe=(waves * scan.N).astype(np.complex64), positions=positions, info=info
-    )
 
 
-def check_engine(engine: str) -> tuple[Any, Any]:
-    """pty-chi's options module and task class; raises as :func:`refine_with_ptychi` does when they cannot be had."""
-    if engine not in ENGINES:
-        raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
+def _import() -> tuple[Any, Any]:
+    """pty-chi's options module and task class."""
     try:
         import ptychi.api as api
         from ptychi.api.task import PtychographyTask

@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import DataError
+from ptycho_torch.physics.gauges import object_scale
 from ptycho_torch.physics.patches import crop, region_size
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, training_groups
 
 __all__ = ["Batch", "FrameGroups", "GroupData"]
 
 _GROUPS_PER_EPOCH = 2048
+_LABELS_MEASURED = 64
 
 
 class Batch(NamedTuple):
@@ -34,11 +36,16 @@ class FrameGroups(Dataset[Batch]):
     """Groups of a scan's frames; fetched a whole batch at a time."""
 
     def __init__(
-        self, scan: Scan, groups: NDArray[np.int64], normalisation: float, labels: bool = False
+        self,
+        scan: Scan,
+        groups: NDArray[np.int64],
+        normalisation: float,
+        labels: bool = False,
+        label_scale: float = 1.0,
     ) -> None:
         self.scan, self.groups, self.normalisation = scan, groups, np.float32(normalisation)
         self.offsets = group_offsets(scan.positions, groups)[0]
-        self.labels = labels
+        self.labels, self.label_scale = labels, label_scale
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -55,7 +62,7 @@ class FrameGroups(Dataset[Batch]):
         return Batch(x, offsets, self._labels(members) if self.labels else None)
 
     def _labels(self, members: NDArray[np.int64]) -> Tensor:
-        """The known object under each frame, (B, C, N, N) complex."""
+        """Return the known object under each frame, (B, C, N, N) complex, times the scale of labels."""
         size, truth = self.scan.frames.shape[-1], self.scan.object_guess
         assert truth is not None
         positions = self.scan.positions[members.reshape(-1)]
@@ -65,7 +72,7 @@ class FrameGroups(Dataset[Batch]):
         rows, columns = rows.clip(0, truth.shape[0] - 1), columns.clip(0, truth.shape[1] - 1)
         window = torch.from_numpy(truth[rows[:, :, None], columns[:, None, :]].astype(np.complex64))
         fraction = torch.from_numpy((positions - whole).astype(np.float32)).unsqueeze(1)
-        return crop(window, fraction, size).view(*members.shape, size, size)
+        return self.label_scale * crop(window, fraction, size).view(*members.shape, size, size)
 
 
 class GroupData(lightning.LightningDataModule):
@@ -93,7 +100,9 @@ class GroupData(lightning.LightningDataModule):
             raise DataError(
                 "realspace_mae_weight, model_type: expected a scan with objectGuess to compare with, found none"
             )
+        self.label_scale = 1.0
         self.first_epoch = 0
+        self.batches_done = 0
         self.train_scan, self.val_scan = self._split(scan, validation)
         if len(self.train_scan.positions) < self.members:
             raise DataError(
@@ -152,18 +161,39 @@ class GroupData(lightning.LightningDataModule):
 
     def _loader(self, scan: Scan, groups: NDArray[np.int64]) -> DataLoader[Batch]:
         return DataLoader(
-            FrameGroups(scan, groups, self.normalisation, self.want_labels),
+            FrameGroups(scan, groups, self.normalisation, self.want_labels, self.label_scale),
             batch_size=self.config.batch_size,
             num_workers=self.execution.num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available() and self.execution.accelerator != "cpu",
         )
 
+    def fit_labels(self, probe: Tensor, mask: Tensor | None) -> None:
+        """Bring labels into the gauge of normalised frames and the model's ``probe``, (modes, N, N)."""
+        if not self.want_labels:
+            return
+        order = np.linspace(0, len(self.train_scan.positions) - 1, _LABELS_MEASURED)
+        frames = FrameGroups(
+            self.train_scan, np.unique(order.astype(np.int64))[:, None], self.normalisation, True
+        )
+        batch = frames.__getitems__(list(range(len(frames))))
+        assert batch.labels is not None
+        self.label_scale = object_scale(batch.x, batch.labels, probe, mask)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        groups = self.config.n_groups or min(len(self.train_scan.positions), _GROUPS_PER_EPOCH)
+        return -(-groups // self.config.batch_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        epoch = self.first_epoch + (self.trainer.current_epoch if self.trainer is not None else 0)
+        now = self.trainer.current_epoch if self.trainer is not None else 0
+        epoch = self.first_epoch + now
         seed = int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0])
         groups = self._groups(self.train_scan, seed, False)
         groups = groups[np.random.default_rng(seed).permutation(len(groups))]
+        if now == 0:  # an epoch that was begun before: the same groups in the same order, from where it stood
+            groups = groups[self.batches_done * self.config.batch_size :]
         return self._loader(self.train_scan, groups)
 
     def val_batches(self) -> Iterable[Batch]:

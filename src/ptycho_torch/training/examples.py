@@ -38,8 +38,8 @@ class Recipe:
     regions: int = 2
     spacing: tuple[float, float] = (0.045, 1.1)
     photons: tuple[float, float] = (3.0, 9.5)
-    budget: int = 40 * 64 * 64
-    exact: float = 0.4
+    budget: int = 28 * 64 * 64
+    exact: float = 0.65
     misplaced: float = 0.25
     jitter: float = 1.0
     masked: float = 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import numpy as np
@@ -49,9 +49,13 @@ class PtychoModule(lightning.LightningModule):
         self.steps_before = 0
         self.seconds_before = 0.0
         self.steps_planned = 1
+        self.probe_peak = float(core.probe_pairs.detach().square().sum(-1).max().sqrt())
+        self.last_good = "no step before it was kept"
         self._began = time.monotonic()
+        self._last: tuple[Batch, Tensor] | None = None
         self._sum: Tensor | None = None
-        self._count = 0
+        self.batches = 0
+        self._begun: tuple[Tensor | None, int] = None, 0
 
     # ---------------------------------------------------------------- losses
     def misfit(self, patches: Tensor, x: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ class PtychoModule(lightning.LightningModule):
             lone = torch.zeros(groups * members, 1, 1, 2, device=x.device)
             patches = core.propose(x.reshape(-1, 1, size, size), lone, self.mask).patches.view_as(x)
         else:
-            patches = core.propose(x, core.offset_sign * offsets, self.mask, self.region).patches
+            patches = core.propose(x, offsets, self.mask, self.region).patches
         supervised = config.model.model_type == "supervised"
         loss = patches.real.new_zeros(())
         if not supervised and self.single and members > 1:
@@ -131,17 +135,52 @@ class PtychoModule(lightning.LightningModule):
     # ---------------------------------------------------------------- steps
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        self._sum = loss.detach() if self._sum is None else self._sum + loss.detach()
-        self._count += 1
+        self._last = batch, loss.detach()
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a step that would spoil the weights: loss and every gradient must be finite."""
+        assert self._last is not None
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norms = torch.stack([g.norm() for g in gradients]).double()
+        loss = self._last[1]
+        if not math.isfinite(float(loss.double() + norms.square().sum())):
+            self.not_finite("loss" if not math.isfinite(float(loss)) else "gradient of the loss")
+        self._sum = loss if self._sum is None else self._sum + loss
+        self.batches += 1
+
+    def not_finite(self, what: str) -> NoReturn:
+        """Raise the error that says at which step it was, and what there is to go on from."""
+        raise TrainingError(
+            f"{what}: not finite at step {self.steps_before + self.global_step + 1}; nothing of it is kept."
+            f" {self.last_good[0].upper()}{self.last_good[1:]}. Try a lower --learning-rate, or check the"
+            " frames for outliers"
+        )
+
+    @torch.no_grad()
+    def check_weights(self) -> None:
+        """Refuse weights that the last step has spoiled, seen by the loss of its batch under them."""
+        if self._last is not None and not math.isfinite(float(self.loss(self._last[0]))):
+            self.not_finite("loss after the step")
+
+    def begun(self, total: float, batches: int) -> None:
+        """Go on in the middle of an epoch: losses and number of its batches so far."""
+        self._begun = torch.tensor(total) if batches else None, batches
+
     def on_train_epoch_start(self) -> None:
-        self._sum, self._count = None, 0
+        (self._sum, self.batches), self._begun = self._begun, (None, 0)
+        if self._sum is not None:
+            self._sum = self._sum.to(self.device)
+
+    @property
+    def epoch_sum(self) -> float:
+        """Sum of the losses of the epoch so far."""
+        return 0.0 if self._sum is None else float(self._sum)
 
     @property
     def epoch_loss(self) -> float | None:
         """Mean training loss of the epoch so far; None before its first step."""
-        return None if self._sum is None else float(self._sum / self._count)
+        return None if self._sum is None else float(self._sum / self.batches)
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[Batch]) -> float | None:
@@ -156,8 +195,8 @@ class PtychoModule(lightning.LightningModule):
         core, rate = self.autoencoder.core, self.config.learning_rate
         groups: list[dict[str, Any]] = [{"params": list(core.generator.parameters()), "scale": rate}]
         if core.probe_pairs.requires_grad:
-            peak = float(torch.view_as_complex(core.probe_pairs.detach()).abs().max())
-            groups.append({"params": [core.probe_pairs], "scale": self.config.probe_learning_rate * peak})
+            probe_rate = self.config.probe_learning_rate * self.probe_peak
+            groups.append({"params": [core.probe_pairs], "scale": probe_rate})
         if core.log_scale.requires_grad:
             groups.append({"params": [core.log_scale], "scale": rate})
         return torch.optim.Adam([{**g, "lr": g["scale"]} for g in groups])
@@ -191,10 +230,3 @@ class PtychoModule(lightning.LightningModule):
             for group in optimiser.param_groups:
                 group["lr"] = group["scale"] * factor
         return None
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if batch_idx % 20 == 0 and not math.isfinite(float(outputs["loss"])):
-            raise TrainingError(
-                f"loss: not finite at step {self.global_step}; the last good bundle is kept. "
-                "Try a lower --learning-rate or check the frames for outliers."
-            )

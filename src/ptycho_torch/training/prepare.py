@@ -12,26 +12,44 @@ from numpy.typing import NDArray
 
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError
+from ptycho_torch.generators import generator_class
 from ptycho_torch.model import default_probe
-from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
+from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.epie import refine
+from ptycho_torch.solvers.options import RefineOptions
 
-__all__ = ["Prepared", "prepare", "subsample"]
+__all__ = ["Illumination", "Measured", "illuminate", "measure", "subsample", "with_modes"]
 
 _log = logging.getLogger(__name__)
 _REFINE_FRAMES = 512
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """``normalisation`` f and ``intensity_scale`` s as in :mod:`ptycho_torch.physics.units`; ``probe``
-    (modes, N, N) normalised, for a network with bounded amplitude brighter; ``residuals`` of the probe's refinement, empty where there was none."""
+class Measured:
+    """Two factors of a scan's frames: ``normalisation`` f and ``intensity_scale`` s, see :mod:`ptycho_torch.physics.units`."""
 
     normalisation: float
     intensity_scale: float
+
+
+@dataclass(frozen=True)
+class Illumination:
+    """What training starts from: ``probe`` (modes, N, N), and ``residuals`` of its refinement, empty where there was none.
+
+    The probe is normalised, and brighter by the generator's headroom.
+    """
+
     probe: NDArray[np.complex64]
     residuals: list[float]
+
+
+def measure(scan: Scan, config: TrainingConfig) -> Measured:
+    """Measure what brings a scan's frames to the model's unit, and from there to counts. Reads every frame once."""
+    normalisation = amplitude_normalisation(scan.frames)
+    if scan.counts_known:
+        return Measured(normalisation, 1 / normalisation)
+    return Measured(normalisation, float(np.sqrt(config.nphotons)) / (scan.N / 2))
 
 
 def subsample(scan: Scan, count: int | None, seed: int, sequential: bool = False) -> Scan:
@@ -58,58 +76,45 @@ def with_modes(probe: NDArray[Any], modes: int) -> NDArray[np.complex64]:
     return np.concatenate([probe, np.stack(extra)]).astype(np.complex64)
 
 
-def prepare(
+def illuminate(
     scan: Scan,
     config: TrainingConfig,
+    measured: Measured,
     device: str = "cpu",
     progress: Callable[[int, float], None] | None = None,
-) -> Prepared:
-    """Measures normalisation and scale, and refines the probe on the frames if ``config.probe`` says so.
+) -> Illumination:
+    """Find the probe that training starts from, refined on the frames if ``config.probe`` says so.
 
     The probe is refined on at most 512 neighbouring frames, with an object that is thrown away: the
     network then starts from an illumination that explains the data.
     """
-    size = scan.frames.shape[-1]
-    normalisation = amplitude_normalisation(scan.frames)
-    if scan.counts_known:
-        scale = intensity_scale_from_counts(scan.frames)
-    else:
-        scale = float(np.sqrt(config.nphotons)) / (size / 2)
-    if scan.probe is None:
-        _log.warning("the scan has no probe: starting from a disk of radius N/4")
-        guess = default_probe(size, config.model.probe_modes or 1)
-    else:
-        guess = with_modes(scan.probe, config.model.probe_modes or len(scan.probe))
-    probe, residuals = normalise_probe(guess), []
-    if config.probe == "refine" and config.probe_trainable and _overlaps(scan, size):
+    probe = normalise_probe(_guess(scan, config))
+    residuals: list[float] = []
+    if config.probe == "refine" and config.probe_trainable and _overlaps(scan, scan.N):
         chosen = _compact(scan.positions, _REFINE_FRAMES)
-        frames = np.asarray(scan.frames[chosen], dtype=np.float32) * np.float32(normalisation)
+        frames = np.asarray(scan.frames[chosen], dtype=np.float32) * np.float32(measured.normalisation)
         refined = refine(
             frames,
             scan.positions[chosen],
             probe,
-            sweeps=config.probe_sweeps,
-            damping=0.1,  # a probe found with smaller steps serves the network better: benchmarks/NOTES.md
-            settling=10.0,
+            # A probe found with these steps serves the network better: benchmarks/NOTES.md.
+            RefineOptions(sweeps=config.probe_sweeps, damping=0.1, settling=10.0, seed=config.seed),
             good_pixels=scan.good_pixels,
-            seed=config.seed,
             device=device,
             progress=progress,
         )
         if not np.isfinite(refined.residuals[-1]):
             raise ConfigError("probe: refinement diverged; use --probe trainable or check the probe guess")
         probe, residuals = normalise_probe(refined.probe), refined.residuals
-    return Prepared(normalisation, scale, probe * np.float32(_headroom(config)), residuals)
+    headroom = generator_class(config.model).headroom(config.model)
+    return Illumination(probe * np.float32(headroom), residuals)
 
 
-def _headroom(config: TrainingConfig) -> float:
-    """Factor on the probe that keeps the object within what the network can say.
-
-    Under a normalised probe the object's mean amplitude is about 1. The sigmoid of ``cnn`` ends at 1, so it gets a
-    brighter probe, in whose gauge the object is about 0.4.
-    """
-    capped = config.model.architecture == "cnn" and config.model.amp_activation == "sigmoid"
-    return 2.5 if capped else 1.0
+def _guess(scan: Scan, config: TrainingConfig) -> NDArray[np.complex64]:
+    if scan.probe is not None:
+        return with_modes(scan.probe, config.model.probe_modes or len(scan.probe))
+    _log.warning("the scan has no probe: starting from a disk of radius N/4")
+    return default_probe(scan.N, config.model.probe_modes or 1)
 
 
 def _overlaps(scan: Scan, size: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.generators.region_solver import RegionSolver, Solution
@@ -28,27 +29,10 @@ from ptycho_torch.training.state import (
 __all__ = ["PretrainOptions", "Pretrained", "pretrain", "region_loss", "relative_error"]
 
 _log = logging.getLogger(__name__)
+_FLOOR = 0.004
+"""Error below which an example hardly counts."""
 _VALIDATION_SEED = 1_000_003
 _VALIDATION = 24
-
-
-@dataclass
-class PretrainOptions:
-    """How long and how fast.
-
-    ``steps``: in all; ``cooldown``: of these, how many bring the rate down to nothing at the end. Until then
-    the rate is constant, so a run may be prolonged with ``--resume``. ``save_every``: steps between two states.
-    """
-
-    steps: int = 10_000
-    cooldown: int = 2_500
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    clip: float = 1.0
-    averaging: float = 0.999
-    seed: int = 0
-    save_every: int = 250
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -69,11 +53,12 @@ def _aligned(obj: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 
 def region_loss(solution: Solution, example: Example) -> Tensor:
-    """Return the mean logarithm of the error: an error halved counts the same, wherever it started.
+    """Return the loss of all iterates, the last one counting most.
 
-        loss = sum_k q_k log( sum w |a o_k - truth| / sum w + 0.004 )
+        loss = sum_k q_k 2 sqrt( sum w |a o_k - truth| / sum w )
 
-    With the error itself, sparse and hard regions would be all that the networks learn from.
+    With the error itself, sparse and hard regions would be all that the networks learn from; with its
+    logarithm, those that are solved already.
     """
     weight = example.weight
     loss = weight.new_zeros(())
@@ -81,9 +66,9 @@ def region_loss(solution: Solution, example: Example) -> Tensor:
     shares = [0.1] * max(0, count - 2) + [0.25, 1.0]
     for share, obj in zip(shares[-count:], solution.objects, strict=True):
         error = (weight * (_aligned(obj, example.truth, weight) - example.truth).abs()).sum((1, 2))
-        loss = loss + share * (error / weight.sum((1, 2)) + 0.004).log().mean()
+        loss = loss + share * 2 * (error / weight.sum((1, 2)) + _FLOOR).sqrt().mean()
     if example.update_probe:
-        loss = loss + 0.1 * _probe_error(solution.probe, example.probe).add(0.01).log().mean()
+        loss = loss + 0.1 * 2 * (_probe_error(solution.probe, example.probe) + _FLOOR).sqrt().mean()
     return loss
 
 
@@ -153,7 +138,7 @@ class _Run:
         self.average = RegionSolver().to(options.device)
         self.average.load_state_dict(self.solver.state_dict())
         self.optimiser = torch.optim.AdamW(
-            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+            self.solver.parameters(), options.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
         )
         self.validation = [Examples(_VALIDATION_SEED, examples.recipe).draw(i) for i in range(_VALIDATION)]
         self.step, self.seconds, self.text = 0, 0.0, ""
@@ -164,8 +149,11 @@ class _Run:
         parts, facts = load_state(self.folder / RESUME_NAME)
         self.solver.load_state_dict(parts["model"])
         self.average.load_state_dict(parts["average"])
-        restore_optimiser(self.optimiser, parts["optimiser"])
+        restore_optimiser(self.optimiser, parts["optimiser"], self._names())
         self.step, self.seconds, self.history = facts["step"], facts["seconds"], facts["history"]
+
+    def _names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.solver.named_parameters()}
 
     def _rate(self) -> float:
         options = self.options
@@ -219,7 +207,7 @@ class _Run:
             {
                 "model": dict(self.solver.state_dict()),
                 "average": dict(self.average.state_dict()),
-                "optimiser": optimiser_tensors(self.optimiser),
+                "optimiser": optimiser_tensors(self.optimiser, self._names()),
             },
             {"step": self.step, "seconds": self.seconds, "history": self.history},
         )

@@ -6,33 +6,37 @@ import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from ptycho_torch.config import ExecutionConfig, TrainingConfig, validate
+from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import ConfigError, DataError, TrainingError
+from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
+from ptycho_torch.generators import build, generator_class
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
-from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar
+from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
 from ptycho_torch.training.data import GroupData
 from ptycho_torch.training.module import PtychoModule
-from ptycho_torch.training.prepare import prepare, subsample
+from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure, subsample
 from ptycho_torch.training.state import RESUME_NAME, load_state
 
-__all__ = ["Trained", "fit"]
+__all__ = ["Trained", "Watch", "fit"]
 
 _log = logging.getLogger(__name__)
 
 
+State = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
+
+
 @dataclass
 class Trained:
-    """A trained pair, sharing weights, and how it came about."""
+    """A trained pair, sharing weights, and how it came about. ``signal``: the one that ended it early, if any."""
 
     autoencoder: Autoencoder
     diffraction_to_obj: DiffractionToObject
@@ -40,8 +44,13 @@ class Trained:
     history: list[dict[str, float]]
     best: float
     seconds: float
-    interrupted: bool
+    signal: int | None = None
     probe_residuals: list[float] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the run early."""
+        return self.signal is not None
 
     @property
     def models(self) -> dict[str, torch.nn.Module]:
@@ -57,121 +66,193 @@ def fit(
     validation: Scan | None = None,
     workdir: Path | None = None,
     resume: bool = False,
-    on_best: Callable[[Autoencoder, DiffractionToObject, TrainingConfig, list[dict[str, float]]], None]
-    | None = None,
-    on_row: Callable[[list[dict[str, float]]], None] | None = None,
-    on_probe: Callable[[int, float], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
-    """Trains on a scan's frames without labels and returns the best model.
+    """Train on a scan's frames without labels and return the best model.
 
-    ``config.model.N`` of 0 takes the frames' size. ``workdir``: where the state to resume from is
-    kept; ``resume``: go on from it. ``on_best`` is called whenever the model is the best so far,
-    ``on_row`` with the history after each epoch, ``on_probe`` during refinement of the probe.
-    Raises :class:`~ptycho_torch.errors.ConfigError` or
-    :class:`~ptycho_torch.errors.TrainingError`.
+    A signal (Ctrl-C, SIGTERM, SIGHUP) ends training after the current step; before the first one, and the
+    second time, it ends at once.
+
+    Parameters
+    ----------
+    scan : Scan
+    config : TrainingConfig
+        ``config.model.N`` of 0 takes the frames' size.
+    execution : ExecutionConfig, optional
+    validation : Scan, optional
+        Losses are measured on it; default: on a part of the scan's frames.
+    workdir : Path, optional
+        Where the state to resume from is kept.
+    resume : bool
+        Go on from that state.
+    watch : Watch, optional
+        Who is told of the run while it goes on.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    ConfigError, DataError
+        When the configuration does not fit the scan; nothing has been done then.
+    TrainingError
+        When a loss is not finite.
+    Interrupted
+        When a signal ended it at once.
     """
-    execution = execution or ExecutionConfig()
+    watch, execution = watch or Watch(), execution or ExecutionConfig()
+    with watch.stopping:
+        config, scan = _checked(scan, config, execution, validation)
+        device = device_of(execution.accelerator)
+        began = time.monotonic()
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
+        measured = measure(scan, config)
+        data = GroupData(scan, config, execution, measured.normalisation, validation)
+        if watch.on_start is not None:
+            watch.on_start(config)
+        start = dataclasses.replace(config, probe="fixed") if state else config
+        light = illuminate(scan, start, measured, device, watch.on_probe)
+        module, to_object = _module(scan, config, measured, light, data, state)
+        module.autoencoder.core.generator.bf16 = execution.precision == "bf16"
+        module.seconds_before = float(state[1]["seconds"]) if state else time.monotonic() - began
+        keeper = _keeper(module, to_object, workdir, watch, state)
+        data.first_epoch = keeper.epochs
+        if keeper.epochs < config.nepochs and module.steps_before < module.steps_planned:
+            _run(module, data, keeper, execution, device)
+        else:
+            _log.info("nothing left to train: %d epochs and %d steps are done", keeper.epochs, keeper.steps)
+        return _ended(module, to_object, keeper, light.residuals)
+
+
+def _checked(
+    scan: Scan, config: TrainingConfig, execution: ExecutionConfig, validation: Scan | None
+) -> tuple[TrainingConfig, Scan]:
+    """The configuration with what it leaves open, and the frames to train on, once all of it fits."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     config.model.N = config.model.N or scan.N
-    _choose(config)
+    _complete(config)
     validate(config)
     validate(execution, "execution.")
     _check_fit(scan, validation, config)
+    if execution.devices > 1:
+        raise ConfigError(
+            f"devices: expected 1, found {execution.devices}; training on several devices at once is not there"
+            " yet, and would give another result: run one process on one device"
+        )
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
-    device = device_of(execution.accelerator)
     seed = config.seed if config.subsample_seed is None else config.subsample_seed
     scan = subsample(scan, config.n_subsample, seed, config.sequential_sampling)
+    known = 0 if scan.probe is None else len(scan.probe)
+    config.model.probe_modes = config.model.probe_modes or known or 1
+    _build_shapes(config.model)
+    return config, scan
 
-    began = time.monotonic()
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
-    prepared = prepare(
-        scan,
-        dataclasses.replace(config, probe="fixed") if state else config,
-        device=device,
-        progress=on_probe,
-    )
-    config.model.probe_modes = len(prepared.probe)
-    autoencoder, diffraction_to_obj = build_pair(
+
+def _build_shapes(model: ModelConfig) -> None:
+    """Build the generator without memory, so that what it refuses is refused before the work."""
+    with torch.device("meta"):
+        build(model)
+
+
+def _module(
+    scan: Scan,
+    config: TrainingConfig,
+    measured: Measured,
+    light: Illumination,
+    data: GroupData,
+    state: State | None,
+) -> tuple[PtychoModule, DiffractionToObject]:
+    """What Lightning trains, fresh or as ``state`` has it, and the model that inference uses."""
+    facts = state[1] if state else {}
+    autoencoder, to_object = build_pair(
         config.model,
-        prepared.probe,
-        float(state[1]["data_scale"]) if state else prepared.intensity_scale,
-        {"amplitude_normalisation": prepared.normalisation},
+        light.probe,
+        float(facts.get("data_scale", measured.intensity_scale)),
+        {"amplitude_normalisation": measured.normalisation},
     )
-    core = autoencoder.core
-    core.generator.bf16 = execution.precision == "bf16"  # type: ignore[assignment]
-    data = GroupData(scan, config, execution, prepared.normalisation, validation)
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels)
     module = PtychoModule(autoencoder, config, data.region, mask)
-    if state is not None:
-        _load_weights(autoencoder, state[0]["model"], workdir)
-    groups = config.n_groups or min(len(data.train_scan.positions), 2048)
-    per_epoch = -(-groups // config.batch_size)
-    module.steps_planned = min(config.nepochs * per_epoch, config.max_steps or 2**62)
-    module.seconds_before = float(state[1]["seconds"]) if state else time.monotonic() - began
+    module.steps_planned = min(config.nepochs * data.batches_per_epoch, config.max_steps or 2**62)
+    if state is None:
+        data.fit_labels(autoencoder.probe.detach(), mask)
+        return module, to_object
+    _load_weights(autoencoder, state[0]["model"])
+    data.label_scale, module.probe_peak = float(facts["label_scale"]), float(facts["probe_peak"])
+    module.steps_before, data.batches_done = int(facts["steps"]), int(facts["batches"])
+    module.begun(float(facts["batches_loss"]), data.batches_done)
+    return module, to_object
 
+
+def _keeper(
+    module: PtychoModule,
+    to_object: DiffractionToObject,
+    workdir: Path | None,
+    watch: Watch,
+    state: State | None,
+) -> Keeper:
     def best(trained: PtychoModule) -> None:
-        if on_best is not None:
-            on_best(trained.autoencoder, diffraction_to_obj, config, keeper.history)
+        if watch.on_best is not None:
+            watch.on_best(trained.autoencoder, to_object, module.config, keeper.history)
 
-    resume_path = None if workdir is None else workdir / RESUME_NAME
-    keeper = Keeper(resume_path, best, state, config.patience, on_row)
-    module.steps_before = keeper.steps
-    data.first_epoch = keeper.epochs
-    if keeper.epochs < config.nepochs and module.steps_before < module.steps_planned:
-        interrupted = _run(module, data, keeper, config, execution, device)
-    else:
-        interrupted = False
-        _log.info("nothing left to train: %d epochs and %d steps are done", keeper.epochs, keeper.steps)
-    if keeper.best_weights is None:
-        raise TrainingError("training ended before its first step; nothing was learned and nothing is kept")
-    _load_weights(autoencoder, keeper.best_weights, workdir)
-    for model in (autoencoder, diffraction_to_obj):
-        model.cpu().eval().requires_grad_(False)
-    assert keeper.best is not None
-    return Trained(
-        autoencoder,
-        diffraction_to_obj,
-        config,
-        keeper.history,
-        keeper.best,
-        module.seconds,
-        interrupted,
-        prepared.residuals,
-    )
-
-
-def _choose(config: TrainingConfig) -> None:
-    """Fills in what a configuration leaves to training. What each choice is worth: benchmarks/NOTES.md."""
-    model = config.model
-    if model.unrolled_physics_steps is None:
-        model.unrolled_physics_steps = 1 if model.gridsize == 1 else 3
-    partial = model.architecture == "cnn" and (model.object_big or (model.pad_object and not model.probe_big))
-    if config.overlap and model.gridsize == 1 and partial:
-        _log.info("overlap: cnn vouches for the middle of its patches only; training on single frames")
-        config.overlap = False
-    if config.equivariance_weight is None:
-        config.equivariance_weight = 0.0 if config.overlap or partial else 1.0
+    path = None if workdir is None else workdir / RESUME_NAME
+    keeper = Keeper(path, best, watch, state, module.config.patience)
+    return keeper
 
 
 def _run(
-    module: PtychoModule,
-    data: GroupData,
-    keeper: Keeper,
-    config: TrainingConfig,
-    execution: ExecutionConfig,
-    device: str,
-) -> bool:
-    """Runs Lightning's trainer; returns whether it was interrupted."""
-    stop = GracefulStop()
-    callbacks: list[lightning.Callback] = [keeper, stop]
+    module: PtychoModule, data: GroupData, keeper: Keeper, execution: ExecutionConfig, device: str
+) -> None:
+    """Run Lightning's trainer until the budget is used up or a signal comes."""
+    callbacks: list[lightning.Callback] = [keeper, GracefulStop(keeper.watch.stopping)]
     if execution.progress:
         callbacks.append(ProgressBar())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
-        _trainer(callbacks, config, execution, device, keeper.epochs).fit(module, datamodule=data)
-    return stop.interrupted
+        trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs)
+        trainer.fit(module, datamodule=data)
+
+
+def _ended(
+    module: PtychoModule, to_object: DiffractionToObject, keeper: Keeper, residuals: list[float]
+) -> Trained:
+    """The best model, ready for use."""
+    number = keeper.watch.stopping.number
+    if keeper.best_weights is None or keeper.best is None:
+        if number is not None:
+            raise Interrupted(number, "interrupted before the first step of training; nothing is kept")
+        raise TrainingError("training ended before its first step; nothing was learned and nothing is kept")
+    autoencoder = module.autoencoder
+    _load_weights(autoencoder, keeper.best_weights)
+    for model in (autoencoder, to_object):
+        model.cpu().eval().requires_grad_(False)
+    return Trained(
+        autoencoder,
+        to_object,
+        module.config,
+        keeper.history,
+        keeper.best,
+        module.seconds,
+        number,
+        residuals,
+    )
+
+
+def _complete(config: TrainingConfig) -> None:
+    """Fill in what a configuration leaves to training. What each choice is worth: benchmarks/NOTES.md."""
+    generator = generator_class(config.model)
+    config.model = generator.completed(config.model)
+    whole = generator.trusts_all(config.model)
+    if config.overlap and config.model.gridsize == 1 and not whole:
+        _log.info(
+            "overlap: %s vouches for a part of its patches only; training on single frames",
+            config.model.architecture,
+        )
+        config.overlap = False
+    if config.equivariance_weight is None:
+        config.equivariance_weight = 1.0 if whole and not config.overlap else 0.0
 
 
 def _trainer(
@@ -211,13 +292,13 @@ def _check_fit(scan: Scan, validation: Scan | None, config: TrainingConfig) -> N
             )
 
 
-def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor], workdir: Path | None) -> None:
+def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor]) -> None:
     expected = autoencoder.state_dict()
     wrong = [k for k in expected if k not in weights or weights[k].shape != expected[k].shape]
     wrong += [k for k in weights if k not in expected]
     if wrong:
         raise DataError(
-            f"{workdir}: the state to resume from is of another model ({len(wrong)} entries differ, first: {wrong[0]}); "
+            f"{RESUME_NAME}: the state to resume from is of another model ({len(wrong)} entries differ, first: {wrong[0]}); "
             "use the configuration of that run (its config.yaml)"
         )
     autoencoder.load_state_dict(weights)

@@ -15,55 +15,57 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ptycho_torch.errors import DataError
+from ptycho_torch.errors import DataError, TrainingError
 from ptycho_torch.files import write_bytes_atomic
 
 __all__ = ["RESUME_NAME", "load_state", "optimiser_tensors", "restore_optimiser", "save_state"]
 
 RESUME_NAME = "resume.safetensors"
-_FORMAT = "ptychopinn-resume-1"
+_FORMAT = "ptychopinn-resume-2"
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments as ``{"<parameter number>.<name>": tensor}``."""
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """Return the optimiser's moments as ``{"<parameter>|<moment>": tensor}``; ``names``: of all parameters."""
     return {
-        f"{number}.{name}": value.detach().cpu().clone()
-        for number, state in optimiser.state_dict()["state"].items()
+        f"{names[parameter]}|{name}": value.detach().cpu().clone()
+        for parameter, state in optimiser.state.items()
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
 
 
 def restore_optimiser(
-    optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], rates: list[float] | None = None
+    optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], names: dict[Tensor, str]
 ) -> None:
-    """Puts back what :func:`optimiser_tensors` took, and each group's full learning rate.
+    """Put back what :func:`optimiser_tensors` took, for those parameters that are still trained.
 
-    The rates are kept because the probe's follows from the probe that training began with.
+    Rates are not part of it: those of the present configuration hold.
     """
-    state: dict[int, dict[str, Tensor]] = {}
+    kept: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        parameter, name = key.split("|", 1)
+        kept.setdefault(parameter, {})[name] = value
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state = {i: kept[names[p]] for i, p in enumerate(trained) if names[p] in kept}
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    if rates is None:  # a state of before rates were kept
-        return
-    if len(rates) != len(optimiser.param_groups):
-        raise DataError(
-            f"{RESUME_NAME}: expected the {len(optimiser.param_groups)} groups of parameters that are trained, found "
-            f"{len(rates)}; use the configuration of that run (its config.yaml)"
-        )
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["scale"] = rate
 
 
 def save_state(path: Path, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
-    """Writes named groups of tensors and plain facts, whole or not at all."""
+    """Write named groups of tensors and plain facts, whole or not at all.
+
+    Raises
+    ------
+    TrainingError
+        When a number is not finite: such a state is nothing to go on from, and the earlier one stays.
+    """
     flat = {
         f"{part}/{key}": value.detach().cpu().contiguous()
         for part, group in parts.items()
         for key, value in group.items()
     }
+    spoiled = [key for key, value in flat.items() if not torch.isfinite(value).all()]
+    if spoiled:
+        raise TrainingError(f"{path}: expected finite numbers, found others in {spoiled[0]}; not written")
     write_bytes_atomic(path, save(flat, {"format": _FORMAT, "facts": json.dumps(facts)}))
 
 

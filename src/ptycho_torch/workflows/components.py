@@ -35,7 +35,7 @@ def train_cdi_model_torch(
     """
     scan = _opened(train_data)
     test = None if test_data is None else _opened(test_data)
-    done = train(scan, config.output_dir, config, execution_config, validation=test)
+    done = train(scan, config.output_dir, config, execution_config, validation=test, force=True)
     rows = done.trained.history
     return {
         "history": {key: [row[key] for row in rows if key in row] for key in ("loss", "val_loss")},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_torch.errors import TrainingError
+from ptycho_torch.errors import Interrupted, TrainingError
 from ptycho_torch.evaluation import evaluate, load_reference
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.report.figures import comparison_figure, save_figure
@@ -21,7 +21,7 @@ from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import Scan, write_scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.workflows.training import train
+from ptycho_torch.workflows.training import Watch, train
 
 __all__ = ["DemoOutputs", "run_demo"]
 
@@ -80,10 +80,18 @@ def run_demo(
         folder / "training",
         config,
         ExecutionConfig(progress=show_progress),
-        on_probe=lambda sweep, residual: (
-            None if on_probe is None else on_probe(sweep, config.probe_sweeps, residual)
+        force=True,  # a demonstration in this folder before this one is no loss
+        watch=Watch(
+            on_probe=lambda sweep, residual: (
+                None if on_probe is None else on_probe(sweep, config.probe_sweeps, residual)
+            )
         ),
     )
+    if trained.trained.signal is not None:
+        raise Interrupted(
+            trained.trained.signal,
+            f"interrupted: {trained.bundle} holds what was learned so far; the demonstration was not ended",
+        )
 
     def stage(done: int, text: str) -> None:
         if on_stage is not None:
@@ -115,7 +123,7 @@ def run_demo(
         "scores": scores,
         "scores_unseen_half": unseen_scores,
         "training": trained.metrics,
-        "reconstruction": rec.info,
+        "reconstruction": rec.facts(),
         "seconds": round(seconds, 2),
         "seed": seed,
         "files": {name: str(path) for name, path in files.items()},
@@ -125,7 +133,10 @@ def run_demo(
         "frames": scan.n_frames,
         "of these trained on": trained.metrics["provenance"]["training_data"]["frames"],
     }
-    table |= {"training steps": trained.metrics["steps"], "frames per second": rec.info["frames_per_second"]}
+    table |= {
+        "training steps": trained.metrics["steps"],
+        "frames per second": round(scan.n_frames / rec.seconds, 1),
+    }
     for name, part in (("", scores), (", unseen half", unseen_scores)):
         table |= {
             f"complex correlation{name}": part["complex_correlation"],

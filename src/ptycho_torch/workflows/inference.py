@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
@@ -19,21 +22,85 @@ from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
-from ptycho_torch.solvers.epie import refine_reconstruction, residual
-from ptycho_torch.solvers.ptychi import check_engine, refine_with_ptychi
+from ptycho_torch.solvers import SOLVERS, Progress, Solver, SolverOptions
+from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
 from ptycho_torch.workflows.training import described
 
-__all__ = ["ReconstructionOutputs", "reconstruct_to"]
+__all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Refinement:
+    """What goes on from the network's image.
+
+    Attributes
+    ----------
+    solver : str
+        Name in :data:`ptycho_torch.solvers.SOLVERS`.
+    options : SolverOptions, optional
+        Of the class that the solver names; default: its defaults.
+    """
+
+    solver: str = "epie"
+    options: SolverOptions | None = None
+
+
+@dataclass
+class Listeners:
+    """Who is told how far it is.
+
+    Attributes
+    ----------
+    groups : callable, optional
+        Called with groups done and groups in all.
+    sweep : callable, optional
+        Called with the sweep that is done and its residual.
+    """
+
+    groups: Callable[[int, int], None] | None = None
+    sweep: Progress | None = None
 
 
 @dataclass
 class ReconstructionOutputs:
-    """A reconstruction, all files by name, and what ``metrics.json`` says."""
+    """What a job leaves.
+
+    Attributes
+    ----------
+    reconstruction : Reconstruction
+    files : dict of str to Path
+        All files by name.
+    metrics : dict
+        What ``metrics.json`` says.
+    warnings : list of str
+        What could not be drawn.
+    """
 
     reconstruction: Reconstruction
     files: dict[str, Path]
     metrics: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Job:
+    """What is asked for, checked, before anything is computed or written."""
+
+    model: Any
+    bundle: Path
+    scan: Scan
+    config: InferenceConfig
+    execution: ExecutionConfig
+    solver: Solver | None
+    geometry: Geometry | None
+    device: str
+
+    @property
+    def name(self) -> str:
+        return str(described(self.scan).get("name", "scan"))
 
 
 def reconstruct_to(
@@ -43,105 +110,136 @@ def reconstruct_to(
     config: InferenceConfig | None = None,
     execution: ExecutionConfig | None = None,
     *,
-    refine: int = 0,
-    refine_minutes: float | None = None,
-    refine_positions: bool = False,
-    engine: str | None = None,
+    refinement: Refinement | None = None,
     product: bool | Geometry = False,
-    on_groups: Callable[[int, int], None] | None = None,
-    on_sweep: Callable[[int, float], None] | None = None,
+    listeners: Listeners | None = None,
 ) -> ReconstructionOutputs:
-    """Reconstructs a scan with a bundle's model and keeps the result in ``output_dir``.
+    """Reconstruct a scan with a bundle's model and keep the result in a folder.
 
-    Writes ``reconstruction.npz``, ``reconstruction.png``, ``metrics.json`` and ``report.html``.
-    ``refine``: sweeps of iterative refinement over all frames after the network, ``refine_minutes`` at
-    most, ``refine_positions``: of the positions, too, ``engine``: by one of pty-chi's engines, default our own. ``product``: also write
-    ``product.h5``, which ptychodus opens, with the scan's geometry or the one given. ``on_groups`` is
-    called with groups done and in all, ``on_sweep`` with sweep and residual. Raises errors of
-    :mod:`ptycho_torch.errors`; nothing is written then.
+    Writes ``reconstruction.npz``, ``metrics.json`` and, where asked, ``product.h5``; then
+    ``reconstruction.png`` and ``report.html``. A picture or report that fails is a warning: the numbers
+    are on disk by then.
+
+    Parameters
+    ----------
+    output_dir : str or Path
+    bundle : str or Path
+    scan : Scan, str or Path
+    config : InferenceConfig, optional
+    execution : ExecutionConfig, optional
+    refinement : Refinement, optional
+        Solve on from the network's image. Default: the network alone.
+    product : bool or Geometry
+        Also write ``product.h5``, which ptychodus opens, with the scan's geometry or the one given.
+    listeners : Listeners, optional
+
+    Returns
+    -------
+    ReconstructionOutputs
+
+    Raises
+    ------
+    PtychoError
+        When something that was given cannot be used; nothing is written then.
     """
-    config, execution = config or InferenceConfig(), execution or ExecutionConfig()
+    listeners = listeners or Listeners()
+    job = _job(bundle, scan, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)
+    folder = ensure_output_dir(output_dir)
+    if job.execution.threads is not None:
+        torch.set_num_threads(job.execution.threads)
+    result = _network(job, listeners)
+    if job.solver is not None and refinement is not None:
+        result = _refined(job, job.solver, result, refinement.options, listeners)
+    metrics = {**result.facts(), "scan": described(job.scan), "shape": list(result.object.shape)}
+    done = ReconstructionOutputs(result, {}, metrics)
+    _save(done, job, folder)
+    _draw(done, job, folder)
+    return done
+
+
+def _job(
+    bundle: str | Path,
+    scan: Scan | str | Path,
+    config: InferenceConfig,
+    execution: ExecutionConfig,
+    refinement: Refinement | None,
+    product: bool | Geometry,
+) -> _Job:
     validate(config)
     validate(execution, "execution.")
     device = device_of(execution.accelerator)
+    solver = None if refinement is None else SOLVERS.get(refinement.solver)(device)
     model, _ = load_torch_bundle(bundle, device=device)
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
-    scan = subsample(scan, config.n_subsample, config.subsample_seed or config.seed)
+    seed = config.seed if config.subsample_seed is None else config.subsample_seed
+    scan = subsample(scan, config.n_subsample, seed)
     geometry = product if isinstance(product, Geometry) else scan.geometry
     if product and geometry is None:
         raise DataError(
-            f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its pixel size, found one in pixels; "
-            "give pixel size, energy and distance"
+            f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its "
+            "pixel size, found one in pixels; give pixel size, energy and distance"
         )
-    if engine is not None:
-        check_engine(engine)
-    folder = ensure_output_dir(output_dir)
-    if execution.threads is not None:
-        import torch
+    wanted = geometry if product else None
+    return _Job(model, Path(bundle), scan, config, execution, solver, wanted, device)
 
-        torch.set_num_threads(execution.threads)
+
+def _network(job: _Job, listeners: Listeners) -> Reconstruction:
     result = reconstruct(
-        model,
-        scan,
-        batch_size=config.batch_size,
-        n_groups=config.n_groups,
-        neighbor_count=config.neighbor_count,
-        seed=config.seed,
-        bf16=execution.precision == "bf16",
-        progress=on_groups,
+        job.model,
+        job.scan,
+        batch_size=job.config.batch_size,
+        n_groups=job.config.n_groups,
+        neighbor_count=job.config.neighbor_count,
+        seed=job.config.seed,
+        bf16=job.execution.precision == "bf16",
+        progress=listeners.groups,
     )
-    result.info["bundle"] = Path(bundle).name
-    result.info["residual"] = residual(result, scan, device=device)
-    if refine:
-        before = result.info["residual"]
-        if engine is None:
-            result = refine_reconstruction(
-                result,
-                scan,
-                sweeps=refine,
-                minutes=refine_minutes,
-                update_positions=refine_positions,
-                device=device,
-                progress=on_sweep,
-            )
-        else:
-            result = refine_with_ptychi(
-                result,
-                scan,
-                engine=engine,
-                epochs=refine,
-                update_positions=refine_positions,
-                device=device,
-                progress=on_sweep,
-            )
-        result.info |= {
-            "residual": residual(result, scan, device=device),
-            "residual_before_refinement": before,
-        }
-    metrics = {**result.info, "scan": described(scan), "shape": list(result.object.shape)}
-    files = {
-        "reconstruction": folder / "reconstruction.npz",
-        "figure": folder / "reconstruction.png",
-        "metrics": folder / "metrics.json",
-        "report": folder / "report.html",
-    }
-    name = str(described(scan).get("name", "scan"))
-    picture = figure_png(reconstruction_figure(result, f"{name}, {scan.n_frames} frames"))
-    save_reconstruction(result, files["reconstruction"])
-    write_bytes_atomic(files["figure"], picture)
-    if product and geometry is not None:
+    return replace(
+        result,
+        residual=residual(result, job.scan, device=job.device),
+        provenance={**result.provenance, "bundle": job.bundle.name},
+    )
+
+
+def _refined(
+    job: _Job, solver: Solver, before: Reconstruction, options: SolverOptions | None, listeners: Listeners
+) -> Reconstruction:
+    result = solver.solve(job.scan, before, options, listeners.sweep)
+    return replace(
+        result,
+        residual=residual(result, job.scan, device=job.device),
+        info={**result.info, "residual_before_refinement": before.residual},
+    )
+
+
+def _save(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
+    """Write the numbers."""
+    files, rec = done.files, done.reconstruction
+    files["reconstruction"] = save_reconstruction(rec, folder / "reconstruction.npz")
+    if job.geometry is not None:
         files["product"] = folder / "product.h5"
-        parts = result.object, result.origin_xy, result.positions, result.probe
-        write_product(Product.of(*parts, geometry, name, json_text(metrics)), files["product"])
-    write_text_atomic(files["metrics"], json_text(metrics))
-    write_report(
-        files["report"],
-        f"Reconstruction of {name}",
-        [
-            Section(
-                "Object", "", metrics, [("Amplitude and phase, masked where nothing was measured", picture)]
-            ),
-            Section("Scan", "", {}, [("Positions, mean frame, probe guess", figure_png(scan_figure(scan)))]),
-        ],
-    )
-    return ReconstructionOutputs(result, files, metrics)
+        parts = rec.object, rec.origin_xy, rec.positions, rec.probe
+        write_product(Product.of(*parts, job.geometry, job.name, json_text(done.metrics)), files["product"])
+    files["metrics"] = folder / "metrics.json"
+    write_text_atomic(files["metrics"], json_text(done.metrics))
+
+
+def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
+    """Write picture and report; a failure is a warning."""
+    try:
+        title = f"{job.name}, {job.scan.n_frames} frames"
+        picture = figure_png(reconstruction_figure(done.reconstruction, title))
+        write_bytes_atomic(folder / "reconstruction.png", picture)
+        done.files["figure"] = folder / "reconstruction.png"
+        caption = "Amplitude and phase, masked where nothing was measured"
+        scan_picture = figure_png(scan_figure(job.scan))
+        sections = [
+            Section("Object", "", done.metrics, [(caption, picture)]),
+            Section("Scan", "", {}, [("Positions, mean frame, probe guess", scan_picture)]),
+        ]
+        write_report(folder / "report.html", f"Reconstruction of {job.name}", sections)
+        done.files["report"] = folder / "report.html"
+    except Exception as error:  # whatever drawing raises, the numbers are written and stay
+        text = f"{folder}: the numbers are written, the picture or report is not: {type(error).__name__}: {error}"
+        logger.warning(text)
+        done.warnings.append(text)

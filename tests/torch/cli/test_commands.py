@@ -435,7 +435,7 @@ def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
         (("--refine-minutes", 1), "--refine"),
         (("--engine", "epie"), "--refine"),
         (("--engine", "magic", "--refine", 2), "expected one of"),
-        (("--engine", "epie", "--refine", 2, "--refine-minutes", 1), "epochs"),
+        (("--engine", "lsqml", "--refine", 2, "--refine-minutes", 1), "epochs"),
     ],
     ids=str,
 )

@@ -27,9 +27,10 @@ def scan(tmp_path: Path) -> Path:
     return tmp_path / "scan.npz"
 
 
-def started(scan: Path, run: Path) -> subprocess.Popen[str]:
+def started(scan: Path, run: Path, program: list[str] | None = None) -> subprocess.Popen[str]:
     """A training process that has finished its first epoch."""
-    command = [sys.executable, "-m", "ptycho_torch.cli", "train", str(scan), "-o", str(run), *LONG, "--quiet"]
+    program = program or [sys.executable, "-m", "ptycho_torch.cli"]
+    command = [*program, "train", str(scan), "-o", str(run), *LONG, "--quiet"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
     while not (run / "resume.safetensors").exists():
@@ -49,13 +50,37 @@ def epochs(run: Path) -> list[int]:
     return [int(row["epoch"]) for row in csv.DictReader((run / "history.csv").open())]
 
 
-def test_ctrl_c_keeps_the_best_model(scan: Path, tmp_path: Path) -> None:
-    status, streams = ended(started(scan, tmp_path / "run"), signal.SIGINT)
-    assert status == 0, streams
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["interrupted"] is True
-    assert (tmp_path / "run" / "training.png").exists()
-    load_torch_bundle(tmp_path / "run")
-    assert epochs(tmp_path / "run")[0] == 1
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+)
+def test_a_signal_keeps_everything_and_is_no_success(
+    scan: Path, tmp_path: Path, number: int, expected: int
+) -> None:
+    run = tmp_path / "run"
+    status, streams = ended(started(scan, run), number)
+    assert status == expected, streams
+    assert f"ptychopinn train --resume {run}" in streams[1]
+    assert json.loads((run / "training.json").read_text())["interrupted"] is True
+    assert (run / "training.png").exists()
+    load_torch_bundle(run)
+    assert epochs(run)[0] == 1
+    assert not [p.name for p in run.iterdir() if p.name.startswith(".")]
+
+
+def test_a_second_ctrl_c_says_what_exists(scan: Path, tmp_path: Path) -> None:
+    """The first one is answered with the writing of everything; the second comes while that goes on."""
+    run = tmp_path / "run"
+    code = (
+        "import os, signal, sys, ptycho_torch.workflows.training as t;"
+        "t._draw = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
+        "sys.argv = ['ptychopinn', *sys.argv[1:]]; from ptycho_torch.cli import main; main()"
+    )
+    running = started(scan, run, [sys.executable, "-c", code])
+    status, (_, said) = ended(running, signal.SIGTERM)
+    assert status == 143
+    assert "wts.h5.zip" in said
+    assert f"--resume {run}" in said
+    load_torch_bundle(run)
 
 
 def test_a_killed_run_goes_on(scan: Path, tmp_path: Path) -> None:

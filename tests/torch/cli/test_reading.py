@@ -12,8 +12,9 @@ from small import small_scan
 from typer.testing import CliRunner
 
 from ptycho_torch.cli.app import app
-from ptycho_torch.errors import ConfigError
+from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.scan import Scan
+from ptycho_torch.workflows.run_folder import RunFolder, ScanFile
 
 SCAN = small_scan()
 
@@ -40,7 +41,9 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     seen: list[Scan] = []
 
     def stop(*arguments: Any, **_: Any) -> Any:
-        seen.extend(a for a in arguments if isinstance(a, Scan))
+        seen.extend(
+            a if isinstance(a, Scan) else a.open() for a in arguments if isinstance(a, Scan | ScanFile)
+        )
         raise ConfigError("far enough")
 
     monkeypatch.setattr("ptycho_torch.workflows.training.train", stop)
@@ -70,3 +73,18 @@ def test_data_positions_and_detector_are_chosen(folder: Path, read: Any) -> None
     assert scan.frames.shape == (SCAN.n_frames, 12, 12)
     np.testing.assert_allclose(scan.positions, SCAN.positions * 24 / SCAN.N)
     assert "bin" in read(folder / "scan.h5", *given[:-1], 5)
+
+
+def test_a_run_goes_on_with_the_reading_it_began_with(folder: Path, tmp_path: Path) -> None:
+    asked = {"run": 1, "crop": 24, "bin": 2, "positions": folder / "p.csv"}
+    np.savetxt(folder / "p.csv", SCAN.positions, delimiter=",")
+    file = ScanFile(folder / "runs.npz", options=asked)
+    run = RunFolder(tmp_path / "run")
+    with run.held():
+        run.begin(file.open(), file, None, 0)
+    again = run.scan_file(None)
+    np.testing.assert_array_equal(again.open().frames, file.open().frames)
+    run.check_same(again.open())
+    other = run.scan_file(ScanFile(folder / "runs.npz", options={"run": 0}))
+    with pytest.raises(DataError, match=r"positions|number of frames"):
+        run.check_same(other.open())

@@ -17,6 +17,7 @@ from small import correlation
 from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
 from ptycho_torch.scan import open_scan
 from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product, write_product
+from ptycho_torch.solvers import RefineOptions
 from ptycho_torch.solvers.epie import refine
 
 pytestmark = [
@@ -92,7 +93,7 @@ def test_it_trains_saves_reopens_and_reconstructs(folder: Path) -> None:
     # The same frames by an iterative solver: the same star, in the same place.
     scan = open_scan(folder / "diffraction.h5")
     frames = scan.frames[:] * np.float32(amplitude_normalisation(scan.frames))
-    direct = refine(frames, scan.positions, normalise_probe(scan.probe), sweeps=30)
+    direct = refine(frames, scan.positions, normalise_probe(scan.probe), RefineOptions(sweeps=30))
     x, y = direct.origin_xy.astype(int)
     near = slice(scan.N // 2, -scan.N // 2)
     star = direct.object[near, near]

@@ -11,8 +11,10 @@ import pytest
 import torch
 from small import QUIET, small_config, small_scan
 
+from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError, DataError, PtychoError, TrainingError
-from ptycho_torch.training.run import Trained, fit
+from ptycho_torch.training.prepare import illuminate, measure
+from ptycho_torch.training.run import Trained, Watch, fit
 from ptycho_torch.training.state import RESUME_NAME, load_state
 
 SCAN = small_scan()
@@ -67,7 +69,7 @@ def test_resuming_is_as_if_nothing_had_happened(changes: dict[str, Any], tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(SCAN, config, QUIET, workdir=tmp_path, on_row=kill)
+        fit(SCAN, config, QUIET, workdir=tmp_path, watch=Watch(on_row=kill))
     resumed = fit(SCAN, config, QUIET, workdir=tmp_path, resume=True)
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
@@ -94,7 +96,7 @@ def test_the_best_model_is_what_comes_back() -> None:
         row = history[-1]
         seen[row.get("val_loss", row["loss"])] = {k: v.clone() for k, v in autoencoder.state_dict().items()}
 
-    trained = fit(SCAN, small_config(nepochs=4, learning_rate=0.05), QUIET, on_best=best)
+    trained = fit(SCAN, small_config(nepochs=4, learning_rate=0.05), QUIET, watch=Watch(on_best=best))
     chosen = seen[min(seen)]
     assert all(torch.equal(v, chosen[k]) for k, v in weights(trained).items())
     assert trained.best == min(seen)
@@ -219,15 +221,16 @@ def test_validation_frames_are_not_trained_on() -> None:
 
 def test_a_bounded_network_gets_room_above_the_mean() -> None:
     """A sigmoid ends at 1: the object's mean must lie well below it, in the gauge of the probe that is kept."""
-    from ptycho_torch.training.prepare import prepare
-
     scan = small_scan(64, 6.0, 92)
-    plain = prepare(scan, small_config(64)).probe
-    capped = prepare(scan, small_config(64, architecture="cnn")).probe
-    np.testing.assert_allclose(capped, 2.5 * plain, rtol=1e-6)
+
+    def probe(config: TrainingConfig) -> np.ndarray:
+        return illuminate(scan, config, measure(scan, config)).probe
+
+    plain = probe(small_config(64))
+    np.testing.assert_allclose(probe(small_config(64, architecture="cnn")), 2.5 * plain, rtol=1e-6)
     free = small_config(64, architecture="cnn")
     free.model.amp_activation = "softplus"
-    np.testing.assert_array_equal(prepare(scan, free).probe, plain)
+    np.testing.assert_array_equal(probe(free), plain)
 
 
 def test_what_is_left_to_training_is_chosen_and_kept() -> None:

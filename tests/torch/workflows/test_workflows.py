@@ -20,12 +20,13 @@ from ptycho_torch.errors import OutputError, PtychoError
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import write_scan
+from ptycho_torch.solvers import RefineOptions
 from ptycho_torch.workflows.components import (
     load_inference_bundle_torch,
     run_cdi_example_torch,
     train_cdi_model_torch,
 )
-from ptycho_torch.workflows.inference import reconstruct_to
+from ptycho_torch.workflows.inference import Refinement, reconstruct_to
 from ptycho_torch.workflows.training import train
 
 
@@ -42,12 +43,13 @@ def test_training_leaves_everything(folder: Path) -> None:
     run = folder / "run"
     names = {p.name for p in run.iterdir()}
     assert names == {
-        "wts.h5.zip", "history.csv", "training.png", "config.yaml", "metrics.json", "report.html", "resume.safetensors",
+        "run.json", "wts.h5.zip", "history.csv", "training.png", "config.yaml", "training.json", "training.html",
+        "resume.safetensors",
     }  # fmt: skip
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((run / "history.csv").open()))
     assert [int(r["epoch"]) for r in rows] == [1, 2]
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "training.json").read_text())
     assert metrics["epochs"] == 2
     assert metrics["interrupted"] is False
 
@@ -89,8 +91,9 @@ def test_a_new_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None
 
 
 def test_refinement_is_told_and_helps(folder: Path, tmp_path: Path) -> None:
-    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET, refine=5)
-    assert done.metrics["refined_sweeps"] == 5
+    five = Refinement(options=RefineOptions(sweeps=5))
+    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET, refinement=five)
+    assert done.metrics["sweeps"] == 5
     assert done.metrics["residual"] < done.metrics["residual_before_refinement"]
 
 

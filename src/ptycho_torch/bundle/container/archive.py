@@ -15,6 +15,7 @@ from typing import Protocol
 from ptycho_torch.bundle.container import limits
 from ptycho_torch.bundle.container.zipreader import ZipReader
 from ptycho_torch.errors import BundleError, BundleNotFoundError, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = ["ARCHIVE_NAME", "Archive", "bundle_file", "open_archive"]
 
@@ -26,9 +27,13 @@ class Archive(Protocol):
 
     path: str
     names: tuple[str, ...]
+    budget: MemoryBudget
 
     def read(self, name: str) -> bytearray:
-        """The member's bytes, checked against its CRC; raises when it is missing or damaged."""
+        """The member's bytes, checked against its CRC; raises when it is missing or damaged.
+
+        They are taken from ``budget``; whoever lets go of them gives them back.
+        """
         ...
 
     def size(self, name: str) -> int: ...
@@ -45,6 +50,10 @@ class _Base:
     def __init__(self, path: str) -> None:
         self.path = path
         self.names: tuple[str, ...] = ()
+        self.budget = self._budget(0)
+
+    def _budget(self, size: int) -> MemoryBudget:
+        return limits.budget_of(size, lambda reason: self.error(None, reason))
 
     def error(self, member: str | None, reason: str) -> BundleError:
         return BundleError(_message(self.path, member, reason))
@@ -87,7 +96,9 @@ class ZipArchive(_Base):
         try:
             with _reading(self):
                 size = os.fstat(self._descriptor).st_size
-                self._zip = ZipReader(_FileSource(self._descriptor, size), self.error, limits.member_limit)
+                self.budget = self._budget(size)
+                source = _FileSource(self._descriptor, size)
+                self._zip = ZipReader(source, self.error, limits.member_limit, self.budget)
         except BaseException:
             self.close()
             raise
@@ -128,6 +139,7 @@ class FolderArchive(_Base):
                 elif entry.is_file(follow_symlinks=False):
                     found[entry.name] = entry.stat(follow_symlinks=False).st_size
         self._sizes = found
+        self.budget = self._budget(sum(found.values()))
         self.names = tuple(sorted(found))
         for name, size in found.items():
             if size > limits.member_limit(name):
@@ -149,6 +161,7 @@ class FolderArchive(_Base):
 
     def read(self, name: str) -> bytearray:
         size = self.size(name)
+        self.budget.take(size, printable(name))
         with _reading(self, name):
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(Path(self.path) / name, flags)

@@ -6,16 +6,22 @@ machine that reads. A file past one of them is refused; none can be switched off
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = [
     "BIG_ENTRY",
+    "BUDGET_FLOOR",
+    "BUDGET_RATIO",
     "CHUNK",
     "MAX_ARRAY_DIMS",
     "MAX_DEPTH",
     "MAX_DIRECTORY_BYTES",
     "MAX_ENTRIES",
     "MAX_INT_BYTES",
+    "MAX_JSON_DEPTH",
     "MAX_MANIFEST_BYTES",
     "MAX_MODELS",
     "MAX_NAME_BYTES",
@@ -28,6 +34,8 @@ __all__ = [
     "MAX_TOTAL_BYTES",
     "MAX_VALUES",
     "MAX_WEIGHTS_BYTES",
+    "OBJECT_BYTES",
+    "budget_of",
     "member_limit",
 ]
 
@@ -50,6 +58,13 @@ MAX_RATIO: Final = 250
 CHUNK: Final = 1 * MIB
 MAX_MODELS: Final = 64
 
+# memory: what a file may make in all
+BUDGET_FLOOR: Final = 40 * MIB
+BUDGET_RATIO: Final = 3
+OBJECT_BYTES: Final = 160
+"""What one value of a pickle or a JSON text is counted as, beside its content."""
+MAX_JSON_DEPTH: Final = 64
+
 # pickled data
 MAX_OPCODES: Final = 500_000
 MAX_VALUES: Final = 200_000
@@ -67,3 +82,14 @@ def member_limit(name: str) -> int:
     if name == "bundle.json":
         return MAX_SIDECAR_BYTES
     return MAX_PARAMS_BYTES if name.endswith("/params.dill") else MAX_WEIGHTS_BYTES
+
+
+def budget_of(size: int, refuse: Callable[[str], Exception]) -> MemoryBudget:
+    """Open the budget of a bundle of ``size`` bytes; weights do not compress, so little is allowed on top."""
+    return MemoryBudget(
+        size,
+        refuse,
+        ratio=BUDGET_RATIO,
+        floor=BUDGET_FLOOR,
+        advice="no bundle needs that much; save it again with the program that made it",
+    )

@@ -18,13 +18,16 @@ from typing import Any, Final
 import numpy as np
 
 from ptycho_torch.bundle.container import limits
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.bundle.container.jsontext import parse_json
+from ptycho_torch.errors import BundleError, brief, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "SIDECAR",
     "SelfTest",
+    "check_group",
     "check_member",
     "make_sidecar",
     "parse_sidecar",
@@ -109,35 +112,27 @@ def make_sidecar(
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key is given twice")
-    return out
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def parse_sidecar(data: bytes | bytearray, fail: Callable[[str], BundleError]) -> dict[str, Any]:
+def parse_sidecar(
+    data: bytes | bytearray, fail: Callable[[str], BundleError], budget: MemoryBudget
+) -> dict[str, Any]:
     """``bundle.json`` as a dictionary of a version that this program knows. Raises what ``fail`` makes."""
     try:
-        text = bytes(data).decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        found = parse_json(data, budget)
+    except BundleError:
+        raise
     except (ValueError, RecursionError) as error:
         raise fail(f"not valid JSON ({printable(error, 80)})") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise fail(f"expected format {FORMAT!r}")
     version = found.get("format_version")
     if type(version) is not int or version < 1:
-        raise fail(f"format_version: expected a positive integer, found {printable(repr(version), 40)}")
+        raise fail(f"format_version: expected a positive integer, found {brief(version, 40)}")
     if version > FORMAT_VERSION:
         raise fail(
             f"written in format version {version}; this program knows up to {FORMAT_VERSION}: update it"
         )
     if found.get("backend") != "pytorch":
-        raise fail(f"backend: expected 'pytorch', found {printable(repr(found.get('backend')), 40)}")
+        raise fail(f"backend: expected 'pytorch', found {brief(found.get('backend'), 40)}")
     members = found.get("members")
     if not isinstance(members, dict) or len(members) > limits.MAX_ENTRIES:
         raise fail("members: expected a list of checksums by name")
@@ -163,25 +158,39 @@ def check_member(
         raise fail(f"does not match its SHA-256 in {SIDECAR}; one of the two was changed")
 
 
-def read_self_test(sidecar: Mapping[str, Any], fail: Callable[[str], BundleError]) -> SelfTest | None:
+def read_self_test(
+    sidecar: Mapping[str, Any], fail: Callable[[str], BundleError], budget: MemoryBudget
+) -> SelfTest | None:
     """The self-test, None where there is none. Raises what ``fail`` makes for a malformed one."""
     found = sidecar.get("self_test")
     if found is None:
         return None
     try:
         arrays = {
-            key: _unpack(found[key], kind)
+            key: _unpack(found[key], kind, budget)
             for key, kind in (("frames", "float32"), ("offsets", "float32"), ("output", "complex64"))
         }
         tolerance = float(found["tolerance"])
         if not 0 < tolerance <= 0.1 or type(found["model"]) is not str:
             raise ValueError("model or tolerance out of range")
+        check_group(arrays["frames"], arrays["offsets"])
+    except BundleError:
+        raise
     except (KeyError, TypeError, ValueError, OverflowError, binascii.Error, zlib.error) as error:
         raise fail(f"self_test: malformed ({printable(error, 80)})") from None
     return SelfTest(found["model"], arrays["frames"], arrays["offsets"], arrays["output"], tolerance)
 
 
-def _unpack(found: Any, dtype: str) -> np.ndarray[Any, Any]:
+def check_group(frames: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> None:
+    """Refuses a group that is none: running it would make a canvas as large as the offsets say."""
+    shape = frames.shape
+    if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or offsets.shape != (1, shape[1], 1, 2):
+        raise ValueError("frames and offsets are not those of one group")
+    if float(np.abs(offsets).max()) > shape[2]:
+        raise ValueError("members of the group are further apart than a frame is wide")
+
+
+def _unpack(found: Any, dtype: str, budget: MemoryBudget) -> np.ndarray[Any, Any]:
     shape = found["shape"]
     if found["dtype"] != dtype or not isinstance(shape, list) or len(shape) > 4:
         raise ValueError("array of an unexpected kind")
@@ -189,6 +198,9 @@ def _unpack(found: Any, dtype: str) -> np.ndarray[Any, Any]:
         raise ValueError("array of an unexpected shape")
     size = math.prod(shape) * np.dtype(dtype).itemsize
     packed = base64.b64decode(found["zlib_base64"], validate=True)
+    budget.take(
+        3 * size + len(packed), "self_test"
+    )  # unpacked, as an array, and in this machine's byte order
     if size > limits.MAX_PARAMS_BYTES or size > 1040 * len(packed) + 64:
         raise ValueError("array of an unexpected size")
     stream = zlib.decompressobj()

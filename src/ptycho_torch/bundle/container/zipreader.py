@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ptycho_torch.bundle.container import limits
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = ["Entry", "MemorySource", "Source", "ZipReader"]
 
@@ -79,12 +80,20 @@ class Entry:
 class ZipReader:
     """All entries of a zip, checked; :meth:`read` gives one entry's bytes after its CRC has been checked.
 
-    ``limit`` gives the largest unpacked size for a name. Raises what ``fail`` makes; nothing is
-    allocated by a size that has not been checked against the file.
+    ``limit`` gives the largest unpacked size for a name; what is read is taken from ``budget`` (by
+    default one of the source's own size). Raises what ``fail`` makes; nothing is allocated by a size that
+    has not been checked against the file.
     """
 
-    def __init__(self, source: Source, fail: Fail, limit: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        fail: Fail,
+        limit: Callable[[str], int],
+        budget: MemoryBudget | None = None,
+    ) -> None:
         self._source, self._fail = source, fail
+        self._budget = budget or limits.budget_of(source.size, lambda reason: fail(None, reason))
         directory, count, end = self._end_record()
         listed = self._directory(directory, count)
         self._check_names(listed)
@@ -123,7 +132,7 @@ class ZipReader:
                 raise self._fail(
                     None, "zip end record not found; the file is cut off or has bytes after its end"
                 )
-            raise self._fail(None, f"not a zip file (begins with {printable(repr(head))})")
+            raise self._fail(None, f"not a zip file (begins with {brief(head, 200)})")
         if len(found) > 1:
             raise self._fail(None, "more than one zip end record fits")
         where = found[0]
@@ -360,6 +369,7 @@ class ZipReader:
     def read(self, name: str) -> bytearray:
         """The entry's bytes, unpacked in chunks, with size and CRC checked."""
         entry = self.entries[name]
+        self._budget.take(entry.size, printable(name))
         out = bytearray(entry.size)
         if entry.method == _STORED:
             crc = self._read_stored(entry, memoryview(out))

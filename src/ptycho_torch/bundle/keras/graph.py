@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ptycho_torch.bundle.keras.layers import Layer, read_ends, read_layers
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
 
 __all__ = ["HeadLayers", "Network", "read_network"]
 
@@ -66,9 +66,7 @@ class Network:
 def read_network(description: dict[str, Any], fail: Fail) -> Network:
     """The network of a ``config.json``. Raises what ``fail`` makes, naming layer and option."""
     if description.get("class_name") != "Functional":
-        raise fail(
-            f"class {printable(repr(description.get('class_name')), 60)}; only Functional models are known"
-        )
+        raise fail(f"class {brief(description.get('class_name'))}; only Functional models are known")
     config = description.get("config")
     if not isinstance(config, dict):
         raise fail("has no configuration")
@@ -98,9 +96,7 @@ class _Walk:
             or shape[1] != shape[2]
             or any(type(n) is not int for n in shape[1:])
         ):
-            raise self.fail(
-                f"layer {printable(frames.name, 60)}: batch_shape {printable(repr(shape), 60)} is not known"
-            )
+            raise self.fail(f"layer {printable(frames.name, 60)}: batch_shape {brief(shape)} is not known")
         self.size, self.members = shape[1], shape[3]
         positions = self._layer(self.inputs[1], "InputLayer")
         self._options(positions, {"batch_shape": [None, 1, 2, self.members]})
@@ -172,18 +168,16 @@ class _Walk:
             if not (optional and found is None) and (
                 found != value or isinstance(found, bool) != isinstance(value, bool)
             ):
-                raise self._unexpected(
-                    layer, f"{key}: expected {value!r}, found {printable(repr(found), 60)}"
-                )
+                raise self._unexpected(layer, f"{key}: expected {value!r}, found {brief(found)}")
 
     def _only(self, layer: Layer, output: int = 0) -> str:
         if len(layer.inputs) != 1 or layer.inputs[0][1] != output:
-            raise self._unexpected(layer, f"inputs {printable(repr(layer.inputs), 80)}")
+            raise self._unexpected(layer, f"inputs {brief(layer.inputs, 80)}")
         return layer.inputs[0][0]
 
     def _two(self, layer: Layer) -> tuple[str, str]:
         if len(layer.inputs) != 2 or any(index != 0 for _, index in layer.inputs):
-            raise self._unexpected(layer, f"inputs {printable(repr(layer.inputs), 80)}")
+            raise self._unexpected(layer, f"inputs {brief(layer.inputs, 80)}")
         return layer.inputs[0][0], layer.inputs[1][0]
 
     def _conv(self, name: str, activation: str) -> str:
@@ -195,7 +189,7 @@ class _Walk:
         inner = policy.get("config") if isinstance(policy, dict) else None
         dtype = inner.get("name") if isinstance(inner, dict) else policy
         if dtype != "float32":
-            raise self._unexpected(layer, f"dtype: expected float32, found {printable(repr(dtype), 60)}")
+            raise self._unexpected(layer, f"dtype: expected float32, found {brief(dtype)}")
         if type(layer.config.get("filters")) is not int:
             raise self._unexpected(layer, "filters: expected a number")
         return self._only(layer)
@@ -218,7 +212,7 @@ class _Walk:
                 "use_polar is missing: whether the network gives amplitude and phase or real and imaginary part cannot be known",
             )
         if polar is not True:
-            raise self._unexpected(layer, f"use_polar: expected True, found {printable(repr(polar), 20)}")
+            raise self._unexpected(layer, f"use_polar: expected True, found {brief(polar, 20)}")
 
     def _canvas(self, name: str) -> tuple[str, bool, int | None]:
         layer = self._layer(name, "ReassemblePatchesLayer", "PadReconstructionLayer")
@@ -228,7 +222,7 @@ class _Walk:
         self._options(layer, {"N": self.size, "gridsize": side}, optional=True)
         padded = layer.config.get("padded_size")
         if padded is not None and type(padded) is not int:
-            raise self._unexpected(layer, f"padded_size {printable(repr(padded), 40)}")
+            raise self._unexpected(layer, f"padded_size {brief(padded, 40)}")
         objects, positions = self._two(layer)
         if positions != self.inputs[1]:
             raise self._unexpected(layer, f"positions come from {printable(positions, 60)}")
@@ -266,13 +260,11 @@ class _Walk:
         kind, scale = layer.config.get("activation_name"), layer.config.get("scale", 1.0)
         if phase:
             if kind != "tanh" or not isinstance(scale, float) or abs(scale - math.pi) > 1e-6:
-                raise self._unexpected(
-                    layer, f"expected pi tanh, found {printable(repr(scale), 30)} {printable(repr(kind), 30)}"
-                )
+                raise self._unexpected(layer, f"expected pi tanh, found {brief(scale, 30)} {brief(kind, 30)}")
         elif kind not in _AMPLITUDES or scale != 1:
             raise self._unexpected(
                 layer,
-                f"activation {printable(repr(kind), 30)} times {printable(repr(scale), 30)}; known are {', '.join(_AMPLITUDES)}",
+                f"activation {brief(kind, 30)} times {brief(scale, 30)}; known are {', '.join(_AMPLITUDES)}",
             )
         return str(kind), self._only(layer)
 
@@ -283,7 +275,7 @@ class _Walk:
     def _channels(self, name: str, part: tuple[int | None, int | None]) -> str:
         layer = self._layer(name, "GetItem")
         if layer.part != part:
-            raise self._unexpected(layer, f"channels {printable(repr(layer.part), 40)}, expected {part}")
+            raise self._unexpected(layer, f"channels {brief(layer.part, 40)}, expected {part}")
         return self._only(layer)
 
     def _border(self, name: str) -> str:

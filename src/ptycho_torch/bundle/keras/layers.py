@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
 
 __all__ = ["Layer", "read_ends", "read_layers"]
 
@@ -66,7 +66,7 @@ def read_ends(found: Any, key: str, fail: Fail) -> list[str]:
     names = []
     for item in found if isinstance(found, list) else [None]:
         if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], str) or item[1:] != [0, 0]:
-            raise fail(f"{key}: expected [name, 0, 0], found {printable(repr(item), 60)}")
+            raise fail(f"{key}: expected [name, 0, 0], found {brief(item)}")
         names.append(item[0])
     return names
 
@@ -77,7 +77,7 @@ def _parse(entry: Any, fail: Fail) -> Layer:
     name, kind, config = entry["name"], entry.get("class_name"), entry.get("config")
     shown = printable(name, 60)
     if not isinstance(kind, str) or kind not in _REGISTERED:
-        raise fail(f"layer {shown}: class {printable(repr(kind), 60)} is not known")
+        raise fail(f"layer {shown}: class {brief(kind)} is not known")
     module, registered = entry.get("module"), entry.get("registered_name")
     if registered not in _REGISTERED[kind] or not str(module).startswith(("keras.", "ptycho.")):
         raise fail(
@@ -116,20 +116,14 @@ def _inputs(layer: Layer, items: list[Any], depth: int, fail: Fail) -> None:
                 and history[1] == 0
                 and type(history[2]) is int
             ):
-                raise fail(
-                    f"layer {printable(layer.name, 60)}: input {printable(repr(history), 60)} is not known"
-                )
+                raise fail(f"layer {printable(layer.name, 60)}: input {brief(history)} is not known")
             layer.inputs.append((history[0], history[2]))
         elif kind == "__ellipsis__" and layer.kind == "GetItem":
             continue
         elif kind == "__slice__" and layer.kind == "GetItem" and layer.part is None:
             config = item.get("config")
             if not isinstance(config, dict) or config.get("step") is not None:
-                raise fail(
-                    f"layer {printable(layer.name, 60)}: slice {printable(repr(config), 60)} is not known"
-                )
+                raise fail(f"layer {printable(layer.name, 60)}: slice {brief(config)} is not known")
             layer.part = config.get("start"), config.get("stop")
         else:
-            raise fail(
-                f"layer {printable(layer.name, 60)}: argument {printable(repr(item), 60)} is not known"
-            )
+            raise fail(f"layer {printable(layer.name, 60)}: argument {brief(item)} is not known")

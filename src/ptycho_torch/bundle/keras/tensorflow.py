@@ -26,7 +26,7 @@ from ptycho_torch.bundle.container.archive import Archive, bundle_file
 from ptycho_torch.bundle.contents import Bundle, read_bundle, read_params
 from ptycho_torch.bundle.keras.graph import HeadLayers, Network, read_network
 from ptycho_torch.bundle.keras.weights import KerasFile, read_keras
-from ptycho_torch.errors import BundleError, OutputError, PtychoError, printable
+from ptycho_torch.errors import BundleError, OutputError, PtychoError, brief, printable
 
 __all__ = ["ConversionReport", "convert", "load_tensorflow_archive"]
 
@@ -64,7 +64,9 @@ def _read(archive: Archive, model: str) -> _Read:
     member = f"{model}/{_TAIL}"
     fail = partial(archive.error, member)
     params = read_params(archive, model)
-    keras = read_keras(archive.read(member), fail)
+    data = archive.read(member)
+    keras = read_keras(data, fail, archive.budget)
+    archive.budget.give_back(len(data))
     network = read_network(keras.config, lambda reason: fail(f"config.json: {reason}"))
     return _Read(_agreed(params, network, partial(archive.error, f"{model}/params.dill")), network, keras)
 
@@ -93,9 +95,7 @@ def _agreed(
         shown["probe.big"] = network.probe_big
     for key, value in shown.items():
         if params.get(key) is not None and params[key] != value:
-            raise fail(
-                f"{key}: {printable(repr(params[key]), 40)} in params, but the network in {_TAIL} has {value!r}"
-            )
+            raise fail(f"{key}: {brief(params[key], 40)} in params, but the network in {_TAIL} has {value!r}")
     full: dict[str, Any] = {"offset": 4, "max_position_jitter": 10, "probe.big": True, "model_type": "pinn"}
     full |= {
         **{k: v for k, v in params.items() if v is not None or k not in full},

@@ -9,7 +9,6 @@ Imports neither torch nor Keras.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.bundle.container import limits
+from ptycho_torch.bundle.container.jsontext import parse_json
 from ptycho_torch.bundle.container.zipreader import MemorySource, ZipReader
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = ["KerasFile", "read_keras"]
 
@@ -51,21 +52,30 @@ class KerasFile:
     optimizer_arrays: int
 
 
-def read_keras(data: bytes | bytearray, fail: Fail) -> KerasFile:
-    """Reads the bytes of a ``model.keras``. Raises what ``fail`` makes for anything but plain weights."""
+def read_keras(data: bytes | bytearray, fail: Fail, budget: MemoryBudget | None = None) -> KerasFile:
+    """Reads the bytes of a ``model.keras``. Raises what ``fail`` makes for anything but plain weights.
+
+    What is unpacked and read is taken from ``budget``, by default one of the data's own size: the file
+    may itself have been unpacked from another.
+    """
+    budget = budget or limits.budget_of(len(data), fail)
     reader = ZipReader(
         MemorySource(data),
         lambda member, reason: fail(f"{printable(member)}: {reason}" if member else reason),
         lambda name: limits.MAX_WEIGHTS_BYTES if name == _WEIGHTS else _MAX_JSON,
+        budget,
     )
     for name in (_CONFIG, _METADATA, _WEIGHTS):
         if name not in reader.entries:
             raise fail(f"{name} is missing inside; not a model as Keras 3 saves it")
-    config = _json(bytes(reader.read(_CONFIG)), _CONFIG, fail)
-    metadata = _json(bytes(reader.read(_METADATA)), _METADATA, fail)
+    config = _json(reader.read(_CONFIG), _CONFIG, fail, budget)
+    metadata = _json(reader.read(_METADATA), _METADATA, fail, budget)
     view = reader.view(_WEIGHTS)
+    size = reader.entries[_WEIGHTS].size
+    budget.take(2 * size, _WEIGHTS)  # the image, which is a copy, and the arrays
     image = bytes(reader.read(_WEIGHTS) if view is None else view)
     arrays, optimizer = _arrays(image, _counted_names(config), lambda reason: fail(f"{_WEIGHTS}: {reason}"))
+    budget.give_back(size if view is not None else 2 * size)
     version, date = (printable(metadata.get(key, "unknown"), 40) for key in ("keras_version", "date_saved"))
     return KerasFile(config, version, date, arrays, optimizer)
 
@@ -73,20 +83,11 @@ def read_keras(data: bytes | bytearray, fail: Fail) -> KerasFile:
 # ---------------------------------------------------------------- JSON
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key is given twice")
-    return out
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json(data: bytes, name: str, fail: Fail) -> dict[str, Any]:
+def _json(data: bytearray, name: str, fail: Fail, budget: MemoryBudget) -> dict[str, Any]:
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = parse_json(data, budget)
+    except BundleError:
+        raise
     except (ValueError, RecursionError) as error:
         raise fail(f"{name}: not valid JSON ({printable(error, 80)})") from None
     if not isinstance(found, dict):
@@ -119,7 +120,7 @@ def _arrays(
     import h5py
 
     if image[:8] != _SIGNATURE:
-        raise fail(f"not an HDF5 file (begins with {printable(repr(image[:8]))})")
+        raise fail(f"not an HDF5 file (begins with {brief(image[:8], 200)})")
     try:
         # The image is a copy in memory: the library gets no file, and no name of one.
         handle = h5py.h5f.open_file_image(image)

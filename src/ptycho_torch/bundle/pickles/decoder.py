@@ -18,10 +18,12 @@ import numpy as np
 
 from ptycho_torch.bundle.container import limits
 from ptycho_torch.bundle.pickles.values import DILL_TABLE, ArrayRef, DictRef, DtypeRef, Name, RefusedError
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
+from ptycho_torch.files.memory import MemoryBudget
 
 __all__ = ["decode"]
 
+_BLOCK = 256  # instructions and values are counted in blocks of so many
 _LEAVES = (int, float, str, bytes, bytearray, complex, PurePath, np.generic)
 
 
@@ -29,13 +31,15 @@ def decode(
     data: bytes | bytearray | memoryview,
     fail: Callable[[str], BundleError],
     *,
+    budget: MemoryBudget | None = None,
     table: Mapping[tuple[str, str], Name] = DILL_TABLE,
     persistent: Callable[[Any], Any] | None = None,
     leaves: tuple[type, ...] = (),
 ) -> Any:
     """The plain data that the pickle ``data`` describes.
 
-    Parameters: ``fail`` makes the error for a reason; ``table`` the globals that may be named;
+    Parameters: ``fail`` makes the error for a reason; ``budget`` is what the values are taken from
+    (by default one of the data's own size); ``table`` the globals that may be named;
     ``persistent`` reads persistent ids (storages in a ``.pth``; None: refused); ``leaves`` more types
     that may stand in the result.
 
@@ -43,9 +47,12 @@ def decode(
     arrays (read-only) and scalars, and pure paths. Shared parts are expanded. Everything else
     raises what ``fail`` makes.
     """
+    budget = budget or limits.budget_of(len(data), fail)
     try:
-        machine = _Machine(_whole(data), table, persistent)
-        return _Finish(leaves).value(machine.run(), 0)
+        # Content is copied out of the data once, and once more where an array is made of it.
+        budget.take(len(data))
+        machine = _Machine(_whole(data), table, persistent, budget)
+        return _Finish(leaves, budget).value(machine.run(), 0)
     except RefusedError as refused:
         raise fail(str(refused)) from None
 
@@ -62,8 +69,10 @@ class _Machine:
         data: bytes | bytearray,
         table: Mapping[tuple[str, str], Name],
         persistent: Callable[[Any], Any] | None,
+        budget: MemoryBudget,
     ) -> None:
         self.data, self.at = data, 0
+        self.budget = budget
         self.view = memoryview(data)
         self.table, self.persistent = table, persistent
         self.stack: list[Any] = []
@@ -95,8 +104,11 @@ class _Machine:
             raise RefusedError("pickle names something outside ASCII") from None
 
     def text(self, count: int) -> str:
+        raw = self.take(count)
+        if not raw.isascii():
+            self.budget.take(4 * count)  # one character decides how wide all are
         try:
-            return self.take(count).decode("utf-8")
+            return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise RefusedError("text is not valid UTF-8") from None
 
@@ -130,7 +142,9 @@ class _Machine:
             raise RefusedError("not a pickle of protocol 2 or later")
         if not 2 <= self.number("B") <= 5:
             raise RefusedError("pickle of an unknown protocol")
-        for _ in range(limits.MAX_OPCODES):
+        for done in range(limits.MAX_OPCODES):
+            if done % _BLOCK == 0:
+                self.budget.take(_BLOCK * limits.OBJECT_BYTES)
             code = self.take(1)[0]
             if code == 0x2E:  # STOP
                 break
@@ -205,6 +219,7 @@ class _Machine:
         args, function = self.pop(), self.pop()
         if not isinstance(function, Name) or function.call is None or type(args) is not tuple:
             raise RefusedError("pickle calls something that cannot be called")
+        self.budget.take(_content(args))  # a memoised block can be copied by any number of calls
         try:
             self.push(function.call(*args))
         except TypeError:
@@ -214,6 +229,7 @@ class _Machine:
     def build(self) -> None:
         state, target = self.pop(), self.top()
         if isinstance(target, ArrayRef | DtypeRef):
+            self.budget.take(_content(state))
             target.set_state(state)
         elif type(target) is DictRef and target.ordered and target.state is None:
             target.state = state  # judged in the end: only a model.pth may carry one
@@ -224,6 +240,14 @@ class _Machine:
         if self.persistent is None:
             raise RefusedError("pickle refers to something outside itself")
         self.push(self.persistent(self.pop()))
+
+
+def _content(value: Any, depth: int = 0) -> int:
+    """Bytes of text and blocks among the arguments of a call, which may copy each of them once."""
+    if isinstance(value, bytes | bytearray | str):
+        return len(value)
+    # _create_array takes its state as a tuple inside the arguments; nothing lies deeper.
+    return sum(_content(item, depth + 1) for item in value) if type(value) is tuple and depth < 2 else 0
 
 
 _Step = Callable[[_Machine], None]
@@ -270,11 +294,13 @@ _STEPS: dict[int, _Step] = {
 class _Finish:
     """Turns stand-ins into values, counting every value and the depth; shared parts count each time."""
 
-    def __init__(self, leaves: tuple[type, ...]) -> None:
-        self.leaves = leaves
+    def __init__(self, leaves: tuple[type, ...], budget: MemoryBudget) -> None:
+        self.leaves, self.budget = leaves, budget
         self.count = 0
 
     def value(self, found: Any, depth: int) -> Any:
+        if self.count % _BLOCK == 0:
+            self.budget.take(_BLOCK * limits.OBJECT_BYTES)
         self.count += 1
         if self.count > limits.MAX_VALUES:
             raise RefusedError(f"more than {limits.MAX_VALUES} values")
@@ -306,6 +332,6 @@ class _Finish:
             if not (type(key) is str or small or key is None or type(key) is bool):
                 raise RefusedError("dictionary key that is not text, a small integer, a truth value or None")
             if key in out:
-                raise RefusedError(f"dictionary key {printable(repr(key), 80)} is given twice")
+                raise RefusedError(f"dictionary key {brief(key, 80)} is given twice")
             out[key] = self.value(item, depth + 1)
         return out

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_torch.bundle.container import limits
-from ptycho_torch.errors import BundleError, printable
+from ptycho_torch.errors import BundleError, brief, printable
 
 __all__ = ["Symbol", "encode"]
 
@@ -115,7 +115,7 @@ class _Encoder:
     def mapping(self, value: Mapping[Any, Any], where: str, depth: int) -> Iterator[bytes]:
         for key in value:
             if not isinstance(key, str):
-                raise self.refuse(where, f"key {printable(repr(key), 80)} is not text")
+                raise self.refuse(where, f"key {brief(key, 80)} is not text")
         yield b"}("
         for key in sorted(value):
             yield self.text(key, where)

@@ -72,7 +72,7 @@ def test_real_archives_agree_layer_by_layer(shared: Path, name: str) -> None:
     generator: Any = module.core.generator
     with np.load(folder / "reference.npz") as reference, torch.inference_mode():
         x, offsets = from_channels_last(reference["mid_intensity_scaler"], reference["positions"])
-        proposal = generator.propose(x, offsets, module.core.probe)
+        proposal = generator.propose(x, -offsets, module.core.probe)
         assert deviation(proposal.object, reference["trimmed_obj"]) < 1e-5
         flat = proposal.patches.reshape(-1, 1, *proposal.patches.shape[-2:])
         assert deviation(flat, reference["mid_padded_objs_with_offsets"]) < 1e-5

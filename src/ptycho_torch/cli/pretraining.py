@@ -1,0 +1,52 @@
+"""``ptychopinn pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.config.pretraining import PretrainOptions
+
+__all__ = ["add_to"]
+
+
+@guarded
+@with_fields((PretrainOptions, "Pretraining", ()))
+def pretrain(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for state, log and bundle.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in this folder; more --steps prolong it.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    flags: Any = None,
+) -> None:
+    """Pretrain the solver on simulated scans and write it as a bundle.
+
+    No scan is needed. The bundle works on scans of any frame size; the one that ships with the package
+    was made this way.
+    """
+    console = Console(json, quiet)
+    options = PretrainOptions()
+    apply_flags(options, flags)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    from ptycho_torch.workflows.pretraining import pretrain_to
+
+    with console.progress("pretraining") as update:
+        done = pretrain_to(output_dir, options, resume=resume, progress=update)
+    files = {name: str(path) for name, path in done.files.items()}
+    table = {k: done.metrics[k] for k in ("steps", "seconds", "parameters")} | done.metrics["validation"]
+    console.finish({**done.metrics, "files": files}, table, "Pretrained")
+    console.files(done.files)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("pretrain")(pretrain)

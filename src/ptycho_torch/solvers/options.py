@@ -1,0 +1,77 @@
+"""Settings of solvers, each with its help text, range and default. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ptycho_torch.config import opt
+
+__all__ = ["EngineOptions", "RefineOptions", "SolverOptions"]
+
+
+@dataclass
+class SolverOptions:
+    """What every solver understands.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import config_fields
+    >>> sorted(config_fields(SolverOptions))
+    ['seed', 'sweeps', 'update_positions', 'update_probe']
+    """
+
+    sweeps: int = opt(20, "times that all frames are used, at most", ge=1, le=100_000)
+    update_probe: bool = opt(True, "find the probe, too")
+    update_positions: bool = opt(False, "find the positions, too")
+    seed: int = opt(0, "seed of the order of the frames", ge=0)
+
+
+@dataclass
+class RefineOptions(SolverOptions):
+    """Settings of the package's own iterative solver, :mod:`ptycho_torch.solvers.epie`."""
+
+    minutes: float | None = opt(None, "wall-clock time at most; default: as long as the sweeps take", ge=0)
+    tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
+    batch_size: int = opt(16, "frames that change the object together", ge=1)
+    step: float | None = opt(
+        None, "step of object and positions; default: 1 from a flat object, 0.5 from a reconstruction", gt=0
+    )
+    probe_step: float | None = opt(None, "step of the probe; default: as step", gt=0)
+    settling: float | None = opt(
+        5.0, "sweeps after which steps have halved, so that noise is averaged; none: steps stay", gt=0
+    )
+    damping: float = opt(0.2, "alpha in the denominators, relative to their maximum", gt=0)
+    probe_after: int | None = opt(
+        None, "sweeps before the probe moves; default: 1 from a flat object, else 0", ge=0
+    )
+    positions_after: int | None = opt(
+        None, "sweeps before positions move; default: 5 from a flat object, else 1", ge=0
+    )
+
+    def resolved(self, flat: bool) -> RefineOptions:
+        """Return a copy whose defaults are filled in, for a flat object or for one that is known already.
+
+        Examples
+        --------
+        >>> RefineOptions().resolved(flat=True).step, RefineOptions(step=0.2).resolved(flat=True).probe_step
+        (1.0, 0.2)
+        """
+        step = self.step if self.step is not None else (1.0 if flat else 0.5)
+
+        def after(value: int | None, from_flat: int, else_: int) -> int:
+            return value if value is not None else (from_flat if flat else else_)
+
+        return replace(
+            self,
+            step=step,
+            probe_step=step if self.probe_step is None else self.probe_step,
+            probe_after=after(self.probe_after, 1, 0),
+            positions_after=after(self.positions_after, 5, 1),
+        )
+
+
+@dataclass
+class EngineOptions(SolverOptions):
+    """Settings of pty-chi's engines; all others are pty-chi's defaults."""
+
+    batch_size: int = opt(96, "frames that are used together", ge=1)
