@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -34,6 +35,7 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 _NAMES: Final = ("autoencoder", "diffraction_to_obj")
 _SHOWN: Final = 8
+_PROBE_BYTES: Final = 64  # a pixel, while a standard probe is made and put in
 _GUESSING_SECONDS: Final = 2.0
 _GUESSES: Final[dict[str, tuple[Any, ...]]] = {
     "gridsize": (1, 2, 3, 4),
@@ -60,9 +62,25 @@ def _default_builder() -> Builder:
 
 def _build(params: Mapping[str, Any], builder: Builder, device: str) -> dict[str, nn.Module]:
     """The pair by name. The random numbers drawn for fresh weights are given back."""
+    if device == "meta" and params.get("probe") is None:
+        # What stands in for a missing probe is computed in memory; for shapes alone one value does.
+        side = int(params["N"])
+        params = {**params, "probe": np.broadcast_to(np.complex64(1), (_modes(params), side, side))}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         pair = builder(int(params["gridsize"]), int(params["N"]), params)
     return dict(zip(_NAMES, pair, strict=True))
+
+
+def _modes(params: Mapping[str, Any]) -> int:
+    return int(params.get(KEY_MAPPINGS.get("probe_modes", "probe_modes")) or 1)
+
+
+def _count_probe(bundle: Bundle, name: str) -> None:
+    """Count the probe that is made where the params hold none: it is as large as N and modes say."""
+    params = bundle.params[name]
+    if params.get("probe") is None:
+        count = _PROBE_BYTES * int(params["N"]) ** 2 * _modes(params)
+        bundle.archive.budget.take(count, f"{name}/params.dill: probe of N={params['N']}")
 
 
 def build_shapes(params: Mapping[str, Any], builder: Builder | None = None) -> dict[str, nn.Module]:
@@ -187,6 +205,7 @@ def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> 
     """
     builder = builder or _default_builder()
     params = bundle.params[name]
+    _count_probe(bundle, name)
     try:
         shapes = _build(params, builder, "meta")
     except PtychoError as error:

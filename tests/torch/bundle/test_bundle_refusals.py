@@ -25,6 +25,7 @@ from bundle_models import (
 )
 from torch import nn
 
+from peak import peak
 from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleError, BundleNotFoundError
 from ptycho_torch.model_manager import load_torch_bundle
@@ -303,3 +304,25 @@ def test_entries_that_nobody_asked_for_are_left_alone(bundle: Path, tmp_path: Pa
     }
     load_torch_bundle(put(tmp_path / "x.zip", {**bare(bundle), **extra}))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"N": 4096},
+        {"N": 4096, "gridsize": 16, "probe_modes": 64},
+        {"N": 2048, "architecture": "cnn", "n_filters_scale": 64},
+        {"unrolled_width": 1024, "unrolled_levels": 5, "unrolled_iterations": 64},
+    ],
+    ids=str,
+)
+def test_params_that_ask_for_an_enormous_model(tmp_path: Path, params: dict[str, Any]) -> None:
+    def change(found: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in found.items() if k not in ("probe", "_model_config")} | params
+
+    sound = saved(tmp_path)
+    path = put(tmp_path / "x.zip", with_params(bare(sound), change))
+    setup = "from ptycho_torch.model_manager import load_torch_bundle; load_torch_bundle(args[1])"
+    found = peak(setup, "load_torch_bundle(args[0])", path, sound)
+    assert found.error == "BundleError"
+    assert found.within(path.stat().st_size), f"{found.grown >> 20} MiB: {found.text}"
