@@ -191,12 +191,9 @@ class FrameSource(NDArrayOperatorsMixin, ABC):
     @property
     def mean_power(self) -> float:
         """Mean over frames of :attr:`power`. Raises :class:`DataError` when there is no signal."""
-        power = self.power
-        if not (len(power) and power.sum() > 0):
-            raise DataError(
-                f"frames: expected at least one frame with signal, found {len(power)} without any"
-            )
-        return float(power.mean())
+        if not (len(self) and self.power.sum() > 0):
+            raise DataError(f"frames: expected at least one frame with signal, found {len(self)} without any")
+        return float(self.power.mean())
 
     @property
     def normalisation(self) -> float:
