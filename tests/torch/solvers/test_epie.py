@@ -180,3 +180,14 @@ def test_modes_come_back_orthogonal_and_by_power() -> None:
     powers = np.diag(gram).real
     assert np.abs(gram - np.diag(powers)).max() < 1e-5 * powers.max()
     assert (np.diff(powers) <= 0).all()
+
+
+def test_momentum_finds_the_low_frequencies_sooner() -> None:
+    """And the result is what the last sweep came to, not what the next would have begun with."""
+    with_it, without = (
+        refined(FRAMES, SCAN.positions, PROBE, sweeps=20, update_probe=False, momentum=m) for m in (0.9, 0.0)
+    )
+    assert with_it.residuals[-1] < 0.5 * without.residuals[-1]
+    done = solved(truth(), sweeps=1, update_probe=False)
+    again = solved(truth(), sweeps=1, update_probe=False, momentum=0.0)
+    np.testing.assert_array_equal(done.object, again.object)
