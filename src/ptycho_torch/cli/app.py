@@ -86,7 +86,8 @@ def root(
 ) -> None:
     """Reconstruct objects from ptychography scans with a network that learns without labels.
 
-    Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 130 interrupted; 'verify' has 3
+    Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 128 and the
+    signal's number (130 for Ctrl-C) interrupted; 'verify' has 3
     and 4 for a bundle that fails.
     """
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 import io
 import logging
+import signal
 import sys
 import traceback
 import warnings
@@ -38,8 +39,8 @@ EXIT_FAILED = 1
 """The work failed: training that cannot go on, a missing dependency, too little memory, a bug."""
 EXIT_USAGE = 2
 """The command line, the configuration or a file is not what it should be."""
-EXIT_INTERRUPTED = 130
-"""Ctrl-C."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Ctrl-C; other signals have their own number in place of 2."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -194,9 +195,6 @@ def guarded(command: F) -> F:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, UsageProblem, BrokenPipeError):
             raise
-        except Interrupted as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(128 + stop.number) from None
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
@@ -216,6 +214,8 @@ def guarded(command: F) -> F:
 
 def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
     """The line and the exit status for an exception."""
+    if isinstance(error, Interrupted):
+        return str(error), 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return (
             "interrupted; nothing was written by this command beyond what it has said",

@@ -30,6 +30,7 @@ __all__ = [
     "TrainingOutputs",
     "Watch",
     "described",
+    "first_group",
     "provenance_of",
     "train",
 ]
@@ -119,7 +120,12 @@ def _opened(
     if validation is None and config is not None:
         validation = config.test_data_file
     if validation is not None and not isinstance(validation, Scan):
-        validation = ScanFile(Path(validation)).open()
+        options = {} if isinstance(file, Scan) else file.options
+        detector = {name: options[name] for name in ("external", "crop", "bin") if name in options}
+        validation = ScanFile(Path(validation), options=detector).open()
+    for each in (data, validation):
+        if each is not None:
+            each.require_one_run()
     return (None if isinstance(file, Scan) else file), data, validation
 
 
@@ -148,7 +154,7 @@ class _Job:
                 self.execution,
                 validation=self.validation,
                 workdir=self.folder.path,
-                resume=self.resume,
+                resume=self.resume and not self.folder.is_bare(),
                 watch=dataclasses.replace(watch, on_start=self.begin, on_best=self.keep),
             )
             return self.end(trained)
@@ -182,7 +188,7 @@ class _Job:
     ) -> None:
         """Write the bundle."""
         if self.group is None:
-            self.group = _first_group(self.scan, autoencoder, config)
+            self.group = first_group(self.scan, autoencoder, config)
         x, offsets = self.group
         seconds = history[-1]["seconds"] if history else 0.0
         save_torch_bundle(
@@ -213,7 +219,7 @@ class _Job:
         return TrainingOutputs(trained, files["bundle"], files, metrics)
 
 
-def _first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
+def first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
     """One group of the scan for the bundle's self-test: normalised frames (1, C, N, N), offsets (1, C, 1, 2)."""
     groups = group_neighbours(
         scan.positions,
