@@ -87,6 +87,13 @@ def test_a_wrong_probe_gets_better() -> None:
     assert correlation(moved.probe[0], PROBE[0]) > correlation(wrong[0], PROBE[0])
 
 
+def test_a_wrong_probe_is_found_as_far_as_the_frames_tell() -> None:
+    """A shift back that is not the adjoint, or light that is left over from the last batch, stops at 3e-3."""
+    axis = np.arange(32) - 16
+    wrong = normalise_probe(PROBE * np.exp(0.02j * (axis[:, None] ** 2 + 0.5 * axis[None] ** 2)))
+    assert refined(FRAMES, SCAN.positions, wrong, sweeps=60).residuals[-1] < 1e-4
+
+
 def test_the_truth_leaves_nothing_unexplained() -> None:
     assert residual(truth(), SCAN) < 1e-5
     worse = truth()
