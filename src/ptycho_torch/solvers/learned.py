@@ -90,12 +90,14 @@ class Learned(Solver):
         )
         found = solve_learned(self.network, frames, normalise_probe(guess), settings, progress=progress)
         scale = 1 / factor
+        # Between object and probe a factor is free: the probe keeps the power of the frames.
+        level = np.float32((scan.N / 2) / np.linalg.norm(found.probe))
         return Reconstruction(
-            np.where(found.weight > 0, found.object, 0),
-            found.weight,
+            np.where(found.weight > 0, found.object / level, 0),
+            found.weight * level**2,
             found.origin_xy,
             positions,
-            (found.probe * scale).astype(np.complex64),
+            (found.probe * (level * scale)).astype(np.complex64),
             intensity_scale=scale,
             sweeps=settings.sweeps,
             solver="learned",
