@@ -16,7 +16,6 @@ from ptycho_torch.solvers import SOLVERS, EngineOptions, RefineOptions, Solver
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.solvers.start import flat_start
 
-
 ITERATIVE = [name for name in SOLVERS.names() if name != "learned"]
 """The learned solver needs weights; test_learned.py has it."""
 
