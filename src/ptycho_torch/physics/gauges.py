@@ -15,14 +15,15 @@ The ramp stays where probe and object began.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.physics.propagation import diffract
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["keep_mean", "level", "object_scale", "orthogonal_modes", "unit_phase"]
 
@@ -75,10 +76,13 @@ def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | 
     Examples
     --------
     >>> import torch
+    >>> from ptycho_torch.physics.propagation import diffract
     >>> probe, patches = torch.ones(1, 4, 4) + 0j, torch.ones(2, 1, 4, 4) + 0j
     >>> round(object_scale(3 * diffract(patches, probe), patches, probe), 6)
     3.0
     """
+    from ptycho_torch.physics.propagation import diffract  # the rest of this module needs no torch
+
     made = diffract(patches, probe)
     if mask is not None:
         frames, made = frames * mask, made * mask

@@ -8,6 +8,11 @@ For a mini-batch b of frames, in windows at whole pixels with the fraction of a 
     P <- P + beta_p sum_j S_-f_j( o_j* Delta_j ) / ( sum_j |o_j|^2 + alpha max sum_j |o_j|^2 )
     r_j <- r_j + beta_o argmin_d || Delta_j - P_j (d . grad) o_j ||^2
 
+Between sweeps k and k + 1 object and probe go on along the way of the last one, by Nesterov's extrapolation with
+a restart where the residual rose: what is slow, the low frequencies of large objects, is reached sooner.
+
+    x <- x_k + m_k (x_k - x_{k-1}),      m_k = min( n / (n + 3), m ),      n sweeps since the last restart
+
 T_j puts a patch at its place, the adjoint of crop_j; S_-f shifts back by a fraction, the adjoint of the
 shift in P_j. The second denominator only scales a step and takes o_j at its whole pixels.
 
@@ -17,6 +22,8 @@ References
 .. [2] A. Maiden, D. Johnson and P. Li, Optica 4, 736 (2017), for the regularised denominators.
 .. [3] M. Odstrcil, A. Menzel and M. Guizar-Sicairos, Opt. Express 26, 3108 (2018), for positions by the
    object's gradient.
+.. [4] Y. Nesterov, Soviet Mathematics Doklady 27, 372 (1983); B. O'Donoghue and E. Candes, Foundations of
+   Computational Mathematics 15, 715 (2015), for the extrapolation and its restart.
 """
 
 from __future__ import annotations
@@ -228,7 +235,10 @@ class _Iteration:
         if start is not None:
             self.canvas = torch.from_numpy(np.array(start, dtype=np.complex64)).to(device)
         self.light = torch.zeros(shape, device=device)
-        self.probe = self._by_power(np.array(probe, dtype=np.complex64))
+        self.probe = torch.from_numpy(orthogonal_modes(np.array(probe, dtype=np.complex64))).to(device)
+        self.reached = self._reachable()
+        self.last = self.canvas.view(-1)[self.reached], self.probe
+        self.run, self.residual = 0, float("inf")
 
     def sweep(self, order: NDArray[np.int64], number: int) -> float:
         """Use every frame once, in batches of the order given; return R as it was met."""
@@ -253,14 +263,35 @@ class _Iteration:
                 self.places[part] += step.double().cpu().numpy()
             if moves_probe:
                 self._move_probe(here, change, ramps, smaller)
-        if moves_probe:
-            self.probe = self._by_power(self.probe.cpu().numpy())
         if moves_positions:
             self.places = self.begin + keep_mean(self.places - self.begin, REACH)
-        return float(error / total)
+        residual = float(error / total)
+        self._go_on(residual)
+        return residual
+
+    def _reachable(self) -> Tensor:
+        """Pixels of the canvas that frames can light: without them, nothing between sweeps needs the others."""
+        reach = REACH if self.options.update_positions else 0
+        lit = torch.zeros(self.canvas.shape, dtype=torch.bool, device=self.device)
+        size = self.size + 2 * reach
+        for row, column in np.floor(self.begin + 0.5).astype(np.int64)[:, ::-1] - size // 2:
+            lit[row : row + size, column : column + size] = True
+        return lit.view(-1).nonzero().squeeze(1)
+
+    def _go_on(self, residual: float) -> None:
+        """Move object and probe on along the way of the sweep that ended with ``residual``."""
+        self.run = 1 if residual > self.residual else self.run + 1
+        self.residual = residual
+        momentum = min(self.run / (self.run + 3), self.options.momentum)
+        flat, (obj, probe) = self.canvas.view(-1), self.last
+        self.last = flat[self.reached], self.probe
+        flat[self.reached] = torch.lerp(obj, self.last[0], 1 + momentum)
+        self.probe = torch.lerp(probe, self.probe, 1 + momentum)
 
     def result(self, residuals: list[float], stopped: str) -> Refined:
-        canvas, probe = self.canvas.cpu().numpy(), self.probe.cpu().numpy()
+        """What the last sweep came to, without going on from it."""
+        self.canvas.view(-1)[self.reached] = self.last[0]
+        canvas, probe = self.canvas.cpu().numpy(), orthogonal_modes(self.last[1].cpu().numpy())
         return Refined(canvas, probe, self.origin, self.places + self.origin, residuals, stopped)
 
     def _where(self, part: NDArray[np.int64]) -> tuple[Windows, Tensor | None]:
@@ -279,9 +310,6 @@ class _Iteration:
             return self.probe[None], intensity(self.probe[None])
         probes = torch.fft.ifft2(torch.fft.fft2(self.probe) * ramps)
         return probes, intensity(probes)
-
-    def _by_power(self, probe: NDArray[np.complex64]) -> Tensor:
-        return torch.from_numpy(orthogonal_modes(probe)).to(self.device)
 
     def _move_object(
         self, windows: Windows, probes: Tensor, light: Tensor, change: Tensor, smaller: float

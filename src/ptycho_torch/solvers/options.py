@@ -40,6 +40,9 @@ class RefineOptions(SolverOptions):
     settling: float | None = opt(
         5.0, "sweeps after which steps have halved, so that noise is averaged; none: steps stay", gt=0
     )
+    momentum: float = opt(
+        0.9, "largest part of a sweep's change that the next one begins with; 0: none", ge=0, le=0.99
+    )
     damping: float = opt(0.2, "alpha in the denominators, relative to their maximum", gt=0)
     probe_after: int | None = opt(
         None, "sweeps before the probe moves; default: 1 from a flat object, else 0", ge=0

@@ -87,6 +87,13 @@ def test_a_wrong_probe_gets_better() -> None:
     assert correlation(moved.probe[0], PROBE[0]) > correlation(wrong[0], PROBE[0])
 
 
+def test_a_wrong_probe_is_found_as_far_as_the_frames_tell() -> None:
+    """A shift back that is not the adjoint, or light that is left over from the last batch, stops at 3e-3."""
+    axis = np.arange(32) - 16
+    wrong = normalise_probe(PROBE * np.exp(0.02j * (axis[:, None] ** 2 + 0.5 * axis[None] ** 2)))
+    assert refined(FRAMES, SCAN.positions, wrong, sweeps=60).residuals[-1] < 1e-4
+
+
 def test_the_truth_leaves_nothing_unexplained() -> None:
     assert residual(truth(), SCAN) < 1e-5
     worse = truth()
@@ -180,3 +187,14 @@ def test_modes_come_back_orthogonal_and_by_power() -> None:
     powers = np.diag(gram).real
     assert np.abs(gram - np.diag(powers)).max() < 1e-5 * powers.max()
     assert (np.diff(powers) <= 0).all()
+
+
+def test_momentum_finds_the_low_frequencies_sooner() -> None:
+    """And the result is what the last sweep came to, not what the next would have begun with."""
+    with_it, without = (
+        refined(FRAMES, SCAN.positions, PROBE, sweeps=20, update_probe=False, momentum=m) for m in (0.9, 0.0)
+    )
+    assert with_it.residuals[-1] < 0.5 * without.residuals[-1]
+    done = solved(truth(), sweeps=1, update_probe=False)
+    again = solved(truth(), sweeps=1, update_probe=False, momentum=0.0)
+    np.testing.assert_array_equal(done.object, again.object)
