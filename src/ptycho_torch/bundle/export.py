@@ -44,10 +44,10 @@ def export_safetensors(
         if bundle.backend != "pytorch":
             raise bundle.error(None, "an archive of the TensorFlow program; convert it to a bundle first")
         require_new([target], bundle.path)
-        module = load_model(bundle, model_name)
-        params = json.dumps(readable(bundle.params[model_name]), sort_keys=True)
+        loaded = load_model(bundle, model_name)
+        params = json.dumps(readable(loaded.params), sort_keys=True)
         metadata = {"format": "pt", "version": bundle.version, "model": model_name, "params": params}
-    tensors = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
+    tensors = {name: value.contiguous().clone() for name, value in loaded.module.state_dict().items()}
     parts: Sequence[bytes] = [save(tensors, metadata)]
 
     def check(written: Path) -> None:

@@ -127,7 +127,7 @@ def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool
     from ptycho_torch.solvers import SOLVERS
     from ptycho_torch.workflows.inference import Refinement
 
-    kind = SOLVERS.get(solver).options
+    kind = SOLVERS.get(solver).Options
     wanted: dict[str, Any] = {"sweeps": sweeps, "update_positions": positions}
     if minutes is not None:
         if "minutes" not in config_fields(kind):

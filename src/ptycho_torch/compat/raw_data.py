@@ -30,12 +30,65 @@ class OnCanvas(np.ndarray):
 class RawData:
     """One measurement as the older program names its parts; ``scan`` is the same as a :class:`Scan`.
 
-    ``xcoords``, ``ycoords`` (M,) pixels; ``diff3d`` (M, N, N) float32 amplitudes; ``probeGuess`` (N, N) or
-    (modes, N, N); ``scan_index`` (M,); ``objectGuess`` (H, W) or None.
+    Parameters
+    ----------
+    xcoords, ycoords
+        (M,) pixels of the object, (0, 0) its first.
+    xcoords_start, ycoords_start
+        (M,) the same as first read; default: ``xcoords``, ``ycoords``.
+    diff3d
+        (M, N, N). Whole numbers are taken as counts, others as amplitudes; kept as float32 amplitudes.
+    probeGuess
+        (N, N) or (modes, N, N) complex, or None.
+    scan_index
+        (M,) the run of each frame, or None.
+    objectGuess
+        (H, W) complex, or None.
+    Y, norm_Y_I, metadata
+        Kept as attributes for the caller; nothing here reads them.
+
+    Raises
+    ------
+    ScanError
+        Naming the array that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> raw = RawData(np.zeros(3), np.arange(3.0), diff3d=np.ones((3, 8, 8)), probeGuess=np.ones((8, 8)))
+    >>> raw.scan.positions.shape
+    (3, 2)
     """
 
-    def __init__(self, scan: Scan) -> None:
-        self.scan = scan
+    def __init__(
+        self,
+        xcoords: Any,
+        ycoords: Any,
+        xcoords_start: Any = None,
+        ycoords_start: Any = None,
+        diff3d: Any = None,
+        probeGuess: Any = None,
+        scan_index: Any = None,
+        objectGuess: Any = None,
+        Y: Any = None,
+        norm_Y_I: Any = None,
+        metadata: Any = None,
+    ) -> None:
+        start = None if xcoords_start is None and ycoords_start is None else (xcoords_start, ycoords_start)
+        positions = _positions(("xcoords", "ycoords"), (xcoords, ycoords))
+        self.scan = _scan_of(diff3d, positions, probeGuess, scan_index, objectGuess)
+        if start is not None:
+            first = _positions(("xcoords_start", "ycoords_start"), start)
+            self.scan = dataclasses.replace(self.scan, positions_start=first)
+        self.Y, self.norm_Y_I, self.metadata = Y, norm_Y_I, metadata
+
+    @classmethod
+    def of(cls, scan: Scan) -> RawData:
+        """A :class:`Scan` under the older names; nothing is copied."""
+        raw = cls.__new__(cls)
+        raw.scan = scan
+        raw.Y = raw.norm_Y_I = raw.metadata = None
+        return raw
 
     @classmethod
     def from_coords_without_pc(
@@ -47,41 +100,20 @@ class RawData:
         scan_index: Any = None,
         objectGuess: Any = None,
     ) -> RawData:
-        """A scan from arrays. Frames of whole numbers are taken as counts, others as amplitudes.
-
-        ``xcoords``, ``ycoords``: (M,) pixels of the object, (0, 0) its first; ``diff3d``: (M, N, N);
-        ``probeGuess``: (N, N) or (modes, N, N). Raises :class:`~ptycho_torch.errors.ScanError` naming the
-        array that does not fit.
-        """
-        frames = np.asarray(diff3d)
-        if frames.ndim != 3 or frames.dtype.kind not in "iufb":
-            raise ScanError(f"diff3d: expected real numbers (M, N, N), found {frames.dtype} {frames.shape}")
-        kind, why = measurement_of(frames.dtype, all_whole(frames), "diff3d")
-        x, y = (np.asarray(v, dtype=np.float64).reshape(-1) for v in (xcoords, ycoords))
-        if len(x) != len(y):
-            raise ScanError(f"ycoords: expected {len(x)} values, as many as xcoords, found {len(y)}")
-        amplitudes = frames.astype(np.float32)
-        guess = None if objectGuess is None else np.asarray(objectGuess).astype(np.complex64)
-        scan = Scan(
-            amplitudes,
-            np.stack([x, y], -1),
-            None
-            if probeGuess is None
-            else probe_modes("arrays", "probeGuess", np.asarray(probeGuess), frames.shape[-1]),
-            guess,
-            scan_index=None if scan_index is None else np.asarray(scan_index).astype(np.int64),
-            source=ScanSource("arrays", "arrays", "", kind, why),
+        """A measurement whose positions were never corrected; arguments as for the class."""
+        return cls(
+            xcoords,
+            ycoords,
+            diff3d=diff3d,
+            probeGuess=probeGuess,
+            scan_index=scan_index,
+            objectGuess=objectGuess,
         )
-        check_content(scan, {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"})
-        known = kind == "counts" or counts_are_integer(amplitudes)
-        if kind == "counts":
-            np.sqrt(amplitudes, out=amplitudes)
-        return cls(dataclasses.replace(scan, counts_known=known))
 
     @classmethod
     def from_file(cls, path: str | Path) -> RawData:
         """A scan from any file that ``open_scan`` reads."""
-        return cls(open_scan(path, require_probe=False))
+        return cls.of(open_scan(path, require_probe=False))
 
     @property
     def xcoords(self) -> NDArray[np.float64]:
@@ -90,6 +122,19 @@ class RawData:
     @property
     def ycoords(self) -> NDArray[np.float64]:
         return self.scan.positions[:, 1]
+
+    @property
+    def xcoords_start(self) -> NDArray[np.float64]:
+        return self._start[:, 0]
+
+    @property
+    def ycoords_start(self) -> NDArray[np.float64]:
+        return self._start[:, 1]
+
+    @property
+    def _start(self) -> NDArray[np.float64]:
+        start = self.scan.positions_start
+        return self.scan.positions if start is None else start
 
     @property
     def diff3d(self) -> Any:
@@ -134,7 +179,6 @@ class RawData:
             scan_index=scan.scan_index,
         )
         frames = np.moveaxis(np.asarray(scan.frames[groups.reshape(-1)]).reshape(*groups.shape, N, N), 1, -1)
-        start = scan.positions if scan.positions_start is None else scan.positions_start
         canvas = None if scan.object_guess is None else scan.object_guess.shape
         out: dict[str, Any] = {
             "diffraction": frames,
@@ -143,7 +187,7 @@ class RawData:
             "nn_indices": groups,
             "objectGuess": scan.object_guess,
         }
-        for name, places in (("coords", scan.positions), ("coords_start", start)):
+        for name, places in (("coords", scan.positions), ("coords_start", self._start)):
             offsets, centres = group_offsets(places, groups)
             held = centres[:, None, :, None].view(OnCanvas)
             held.canvas = canvas
@@ -151,3 +195,35 @@ class RawData:
             out[f"{name}_relative"] = -np.moveaxis(offsets, 1, -1)[:, None].astype(np.float64)
             out[f"{name}_nn"] = np.moveaxis(places[groups], 1, -1)[:, None]
         return out
+
+
+def _positions(names: tuple[str, str], values: tuple[Any, Any]) -> NDArray[np.float64]:
+    """(M, 2) of two arrays (M,), named in the error where they do not fit."""
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            raise ScanError(f"{name}: expected an array of positions, found None")
+    x, y = (np.asarray(v, dtype=np.float64).reshape(-1) for v in values)
+    if len(x) != len(y):
+        raise ScanError(f"{names[1]}: expected {len(x)} values, as many as {names[0]}, found {len(y)}")
+    return np.stack([x, y], -1)
+
+
+def _scan_of(diff3d: Any, positions: NDArray[np.float64], probe: Any, scan_index: Any, guess: Any) -> Scan:
+    frames = np.asarray(diff3d)
+    if frames.ndim != 3 or frames.dtype.kind not in "iufb":
+        raise ScanError(f"diff3d: expected real numbers (M, N, N), found {frames.dtype} {frames.shape}")
+    kind, why = measurement_of(frames.dtype, all_whole(frames), "diff3d")
+    amplitudes = frames.astype(np.float32)
+    scan = Scan(
+        amplitudes,
+        positions,
+        None if probe is None else probe_modes("arrays", "probeGuess", np.asarray(probe), frames.shape[-1]),
+        None if guess is None else np.asarray(guess).astype(np.complex64),
+        scan_index=None if scan_index is None else np.asarray(scan_index).astype(np.int64),
+        source=ScanSource("arrays", "arrays", "", kind, why),
+    )
+    check_content(scan, {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"})
+    known = kind == "counts" or counts_are_integer(amplitudes)
+    if kind == "counts":
+        np.sqrt(amplitudes, out=amplitudes)
+    return dataclasses.replace(scan, counts_known=known)

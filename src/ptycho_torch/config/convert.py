@@ -85,6 +85,8 @@ def _convert(value: Any, kind: Any) -> Any:
             return value
         if hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0:
             return int(value.__index__())
+        if isinstance(value, float) and value.is_integer():  # as scripts for the older program write them
+            return int(value)
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             try:

@@ -9,7 +9,8 @@ declaration. Construction checks nothing (callers fill objects step by step, ``N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,14 @@ __all__ = [
     "ModelConfig",
     "TrainingConfig",
 ]
+
+
+def _renamed_groups(n_images: int | None, n_groups: int | None) -> int | None:
+    """``n_groups``, or the value given by its former name, with a warning."""
+    if n_images is None:
+        return n_groups
+    warnings.warn("n_images is deprecated; use n_groups", DeprecationWarning, stacklevel=4)
+    return n_images if n_groups is None else n_groups
 
 
 @dataclass
@@ -127,6 +136,10 @@ class TrainingConfig:
     backend: Literal["pytorch", "tensorflow"] = opt(
         "pytorch", "only 'pytorch' is carried out by this package"
     )
+    n_images: InitVar[int | None] = None
+
+    def __post_init__(self, n_images: int | None) -> None:
+        self.n_groups = _renamed_groups(n_images, self.n_groups)
 
 
 @dataclass
@@ -147,6 +160,10 @@ class InferenceConfig:
     backend: Literal["pytorch", "tensorflow"] = opt(
         "pytorch", "only 'pytorch' is carried out by this package"
     )
+    n_images: InitVar[int | None] = None
+
+    def __post_init__(self, n_images: int | None) -> None:
+        self.n_groups = _renamed_groups(n_images, self.n_groups)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
 __all__ = [
+    "aligned_figure",
     "comparison_figure",
     "drawable",
     "figure_png",
@@ -330,13 +331,18 @@ def comparison_figure(
     rec: Reconstruction,
     truth: Reference | Reconstruction | NDArray[Any],
     *,
-    register: bool = False,
+    keep: Collection[str] = (),
 ) -> Figure:
     """Reconstruction, reference and their difference, aligned, for amplitude and phase.
 
-    An array as truth lies at (0, 0), as a scan's object does. Pixels that are not known in both are masked.
+    An array as truth lies at (0, 0), as a scan's object does; ``keep`` as in :func:`~ptycho_torch.evaluation.align`.
+    Pixels that are not known in both are masked.
     """
-    both: Aligned = align(as_reference(rec), as_reference(truth), register=register)
+    return aligned_figure(align(as_reference(rec), as_reference(truth), keep=keep))
+
+
+def aligned_figure(both: Aligned) -> Figure:
+    """As :func:`comparison_figure`, of a pair that is aligned already."""
     part = _trim(both.region)
     image, reference, mask = both.image[part], both.reference[part], both.region[part]
     extent = _extent(both.origin_xy, part)

@@ -165,15 +165,29 @@ def test_scores_and_the_alignment_are_reported(folder: Path, tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     scores = json.loads(done.stdout)
     for part in ("amplitude", "phase"):
-        assert {"ssim", "ms_ssim", "psnr", "frc50", "frc_1_7"} <= set(scores[part])
-    assert {"shift_xy", "phase", "amplitude_scale"} <= set(scores["alignment"])
-    assert (tmp_path / "comparison.png").exists()
+        assert {"ssim", "ms_ssim", "psnr", "correlation", "nrmse", "frc_half_bit", "frc_1_7"} <= set(
+            scores[part]
+        )
+    assert {"ramp_xy", "shift_xy", "phase", "amplitude_scale"} <= set(scores["alignment"])
+    assert scores["alignment"]["kept"] == []
+    for name in ("comparison.png", "frc.png", "report.html", "metrics.json"):
+        assert (tmp_path / name).stat().st_size > 200
+        assert scores["files"][{"comparison.png": "figure"}.get(name, name.split(".")[0])] == str(
+            tmp_path / name
+        )
     perfect = call(
         "evaluate", folder / "image" / "reconstruction.npz", folder / "image" / "reconstruction.npz", "--json"
     )
     assert json.loads(perfect.stdout)["complex_correlation"] == pytest.approx(1.0)
-    table = call("evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz")
-    assert "complex correlation" in table.stdout
+    table = call(
+        "evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz", "--keep", "phase, scale"
+    )
+    for words in ("complex correlation", "kept: scale", "applied: shift (px)", "not crossed"):
+        assert words in table.stdout
+    assert "applied: phase (rad)" not in table.stdout
+    wrong = call("evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz", "--keep", "tilt")
+    assert wrong.exit_code == 2
+    assert "keep: expected some of ramp, phase, scale, shift" in wrong.stderr
 
 
 # ---------------------------------------------------------------- bundles

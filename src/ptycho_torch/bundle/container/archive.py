@@ -241,12 +241,16 @@ def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchiv
         if mode is not None and not stat.S_ISDIR(mode):
             return ZipArchive(str(candidate))
     if _mode(base) is None:
-        more = "" if zipped == base else f", and no {printable(zipped.name)} either"
-        raise BundleNotFoundError(_message(str(base), None, f"no such file or folder{more}"))
+        more = "" if zipped == base else f", nor does {printable(zipped.name)}"
+        raise BundleNotFoundError(_message(str(base), None, f"does not exist{more}"))
     if _mode(base / "manifest.dill") is not None:
         return FolderArchive(str(base))
     raise BundleNotFoundError(
-        _message(str(base), None, f"folder with neither {ARCHIVE_NAME} nor manifest.dill; no bundle here")
+        _message(
+            str(base),
+            None,
+            f"{ARCHIVE_NAME} does not exist in this folder, nor does manifest.dill; no bundle here",
+        )
     )
 
 

@@ -231,8 +231,8 @@ def convert(old_path: str | os.PathLike[str], new_path: str | os.PathLike[str]) 
     Raises :class:`~ptycho_torch.errors.BundleError` when the old archive cannot be read,
     :class:`~ptycho_torch.errors.OutputError` when the new one cannot be written or is the old one.
     """
+    from ptycho_torch.bundle.save import save_torch_bundle
     from ptycho_torch.model import Autoencoder, DiffractionToObject
-    from ptycho_torch.model_manager import save_torch_bundle
 
     target = bundle_file(new_path)
     with read_bundle(old_path) as bundle:
