@@ -171,8 +171,8 @@ def inference(
     with console.progress("reconstructing") as update:
         done = reconstruct_to(
             settings.output_dir,
-            settings.model_path,
             settings.test_data_file,
+            settings.model_path,
             settings,
             execution,
             listeners=Listeners(update),

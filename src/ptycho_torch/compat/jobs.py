@@ -271,7 +271,7 @@ def _stitched(
         obj = stitched_as_older(model, scan, settings, orientation)
     elif "bundle" in results:
         folder = Path(results["bundle"]).parent / "inference"
-        done = reconstruct_to(folder, results["bundle"], scan, settings, execution)
+        done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}
         obj = done.reconstruction.object
     else:

@@ -16,8 +16,8 @@ class PretrainOptions:
     The learning rate is constant until the last ``cooldown`` steps and falls to zero over them.
     """
 
-    steps: int = opt(19_300, "steps in all", ge=1)
-    cooldown: int = opt(9_300, "of these, the last ones, over which the learning rate falls to zero", ge=1)
+    steps: int = opt(9_000, "steps in all", ge=1)
+    cooldown: int = opt(5_800, "of these, the last ones, over which the learning rate falls to zero", ge=1)
     learning_rate: float = opt(5e-4, "learning rate of AdamW", gt=0, le=1)
     warmup: int = opt(200, "steps over which the learning rate rises at the start", ge=1)
     clip: float = opt(1.0, "largest norm of the gradient", gt=0)

@@ -75,6 +75,7 @@ class TrainingConfig:
     train_data_file: Path | None = opt(None, "scan to train on")
     test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
+    init: str = opt("scratch", "weights to start from: 'scratch', 'shipped' (the package's own), or a bundle")
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
@@ -155,7 +156,13 @@ class InferenceConfig:
     subsample_seed: int | None = opt(None, "seed of that choice", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
     batch_size: int = opt(32, "groups per step", ge=1)
-    seed: int = opt(0, "seed of the grouping", ge=0, le=2**32 - 1)
+    seed: int = opt(0, "seed of the grouping, and of the frames kept back", ge=0, le=2**32 - 1)
+    effort: Literal["quick", "normal", "thorough"] = opt(
+        "normal", "iterations of the learned solver: 4, 7 or 14"
+    )
+    withhold: float = opt(
+        0.02, "part of the frames that is kept from the solver, to measure the residual on", ge=0, le=0.5
+    )
     debug: bool = opt(False, "kept for other programs", carried=True)
     backend: Literal["pytorch", "tensorflow"] = opt(
         "pytorch", "only 'pytorch' is carried out by this package"

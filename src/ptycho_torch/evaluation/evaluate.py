@@ -117,7 +117,7 @@ def score(both: Aligned) -> dict[str, Any]:
         "frc": {
             "window": "Tukey, a cosine over half of each side",
             "smoothed_rings": 5,
-            "reference": "thresholds: half a bit by the ring's effective pixels, 1/7, 1/2",
+            "thresholds": "half a bit by the effective pixels of each ring, 1/7, 1/2",
         },
         "alignment": dataclasses.asdict(both.alignment),
         "region": {

@@ -175,7 +175,7 @@ def shift_ramps(fractions: Tensor, size: int) -> Tensor:
     size : int
         Edge N.
     """
-    k = torch.fft.fftfreq(size, device=fractions.device)
+    k = torch.fft.fftfreq(size, dtype=fractions.dtype, device=fractions.device)
     turn = -2 * np.pi * k * fractions[..., None]
     line = torch.polar(torch.ones_like(turn), turn)
     if size % 2 == 0:

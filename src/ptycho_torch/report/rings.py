@@ -37,7 +37,8 @@ def frc_figure(curves: Mapping[str, FrcCurve]) -> Figure:
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         _panel(axes, name, curve)
     panels[0].set_ylabel("Fourier ring correlation")
-    panels[0].legend(frameon=False, fontsize=8, loc="center right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
     taper = next(iter(curves.values())).taper
     figure.supxlabel(
         f"Tukey window, cosine over {taper:g} of each side; mean of 5 rings, weighted by their effective pixels",

@@ -62,15 +62,7 @@ def run_demo(
     border = float(np.median(scan.positions[:, 1]))
     write_scan(scan, files["scan"])
     write_scan(scan.select(scan.positions[:, 1] < border), files["upper half"])
-    config = TrainingConfig(
-        model=ModelConfig(N=SIZE),
-        max_minutes=minutes if steps is None else None,
-        max_steps=steps,
-        n_groups=256,
-        nepochs=1000,
-        batch_size=8,
-        seed=seed,
-    )
+    config = _config(minutes if steps is None else None, steps, seed)
     trained = _train(files["upper half"], folder / "training", config, show_progress, on_probe)
 
     def stage(done: int, text: str) -> None:
@@ -93,6 +85,18 @@ def run_demo(
     save_figure(comparison_figure(scored.reconstruction, scored.truth), files["picture"])
     stage(3, "done")
     return _told(scored, trained, files, round(time.monotonic() - began, 2), seed)
+
+
+def _config(minutes: float | None, steps: int | None, seed: int) -> TrainingConfig:
+    return TrainingConfig(
+        model=ModelConfig(N=SIZE),
+        max_minutes=minutes,
+        max_steps=steps,
+        n_groups=256,
+        nepochs=1000,
+        batch_size=8,
+        seed=seed,
+    )
 
 
 def _train(
@@ -175,7 +179,7 @@ def _simulate(seed: int) -> Scan:
 
 def _reconstruct_elsewhere(bundle: Path, scan: Path, folder: Path) -> None:
     """Runs ``ptychopinn reconstruct`` in a process of its own, which has only the bundle to go by."""
-    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(bundle), str(scan)]
+    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(scan), "--model", str(bundle)]
     done = subprocess.run(
         [*command, "--output-dir", str(folder), "--quiet"], capture_output=True, text=True, check=False
     )

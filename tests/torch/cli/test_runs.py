@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,21 @@ def test_it_is_written_before_the_work(made: Path, tmp_path: Path) -> None:
             QUIET,
             watch=Watch(on_probe=look),
         )
+
+
+def test_a_run_that_was_ended_before_its_first_step_is_begun_by_going_on(made: Path, tmp_path: Path) -> None:
+    from ptycho_torch.errors import Interrupted
+    from ptycho_torch.training.run import Watch
+
+    run = tmp_path / "run"
+    watch = Watch(on_probe=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"--resume {run}"):
+        train(made / "scan.npz", run, small_config(probe="refine", probe_sweeps=1), QUIET, watch=watch)
+    done = call("train", "--resume", run, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert json.loads((run / "training.json").read_text())["epochs"] == 2
+    (run / "resume.safetensors").unlink()  # a model without a state is not written over
+    assert call("train", "--resume", run, "--quiet").exit_code == 2
 
 
 def test_a_run_goes_on_from_any_folder_with_its_own_scan(
@@ -170,7 +187,7 @@ def test_several_devices_are_refused_for_now(made: Path, tmp_path: Path) -> None
 
 def test_reports_of_training_and_reconstruction_stand_beside_each_other(made: Path, run: Path) -> None:
     before = _contents(run)
-    done = call("reconstruct", run, made / "scan.npz", "-o", run, "--quiet")
+    done = call("reconstruct", made / "scan.npz", "--model", run, "-o", run, "--quiet")
     assert done.exit_code == 0, done.output
     after = _contents(run)
     assert {name: after[name] for name in before} == before
@@ -233,3 +250,27 @@ def test_a_save_does_not_read_the_scan_again(tmp_path: Path, monkeypatch: pytest
     assert len(seen) > 2
     assert seen[0] == [1]
     assert seen[1:] == [[]] * (len(seen) - 1)
+
+
+def test_the_older_call_ends_as_interrupted_with_its_model_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So ``ptycho_train`` has no success to report, and reconstructs nothing with a model that is half trained."""
+    from ptycho_torch.errors import Interrupted
+    from ptycho_torch.training.module import PtychoModule
+    from ptycho_torch.workflows.components import run_cdi_example_torch
+
+    plain = PtychoModule.training_step
+
+    def signalled(self: PtychoModule, *arguments: Any) -> Any:
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(PtychoModule, "training_step", signalled)
+    config = dataclasses.replace(small_config(nepochs=50), output_dir=tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        run_cdi_example_torch(small_scan(), None, config, True, QUIET)
+    assert caught.value.number == signal.SIGTERM
+    assert (tmp_path / "wts.h5.zip").exists()
+    assert not (tmp_path / "inference").exists()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ptycho_torch.physics.projection import project
+from ptycho_torch.physics.projection import change_of, intensity, project
 
 cases = given(size=st.integers(2, 9), modes=st.integers(1, 3), seed=st.integers(0, 2**31))
 
@@ -107,3 +107,38 @@ def test_gradients_pass_gradcheck() -> None:
     wave.requires_grad_()
     measured.requires_grad_()
     assert torch.autograd.gradcheck(lambda w, m: project(w, m, good), (wave, measured))
+
+
+@settings(max_examples=15, deadline=None)
+@cases
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_change_alone_has_the_same_value_and_gradient(
+    masked: bool, size: int, modes: int, seed: int
+) -> None:
+    wave, measured, good = draw(size, modes, seed)
+    mask = good if masked else None
+    pull = torch.from_numpy(np.random.default_rng(seed + 1).standard_normal(wave.shape)) * (1 + 0.5j)
+    gradients = []
+    for law in (lambda w: project(w, measured, mask)[0], lambda w: change_of(w, measured, mask)):
+        given_ = wave.clone().requires_grad_()
+        change = law(given_)
+        torch.testing.assert_close(change.detach(), project(wave, measured, mask)[0])
+        (change * pull).real.sum().backward()
+        gradients.append(given_.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert torch.equal(change_of(wave, measured, mask), project(wave, measured, mask)[0])
+
+
+def test_gradients_of_the_change_alone_pass_gradcheck() -> None:
+    wave, measured, good = draw(3, 2, 4)
+    wave.requires_grad_()
+    for mask in (None, good):
+        assert torch.autograd.gradcheck(lambda w, m=mask: change_of(w, measured, m), (wave,))
+
+
+@settings(max_examples=15, deadline=None)
+@cases
+def test_intensities_of_modes_add(size: int, modes: int, seed: int) -> None:
+    wave, _, _ = draw(size, modes, seed)
+    expected = np.sum(np.abs(wave.numpy()) ** 2, axis=1)
+    np.testing.assert_allclose(intensity(wave).numpy(), expected)

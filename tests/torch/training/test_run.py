@@ -12,7 +12,7 @@ import torch
 from small import QUIET, small_config, small_scan
 
 from ptycho_torch.config import TrainingConfig
-from ptycho_torch.errors import ConfigError, DataError, PtychoError, TrainingError
+from ptycho_torch.errors import ConfigError, DataError, PtychoError
 from ptycho_torch.training.prepare import illuminate, measure
 from ptycho_torch.training.run import Trained, Watch, fit
 from ptycho_torch.training.state import RESUME_NAME, load_state
@@ -143,11 +143,10 @@ def test_what_happens_to_the_probe(how: str, moves: bool) -> None:
 def test_bad_pixels_have_no_influence() -> None:
     good = np.ones((32, 32), bool)
     good[4:7, 20] = False
-    frames = SCAN.frames.copy()
+    frames = np.array(SCAN.frames)
     a = fit(dataclasses.replace(SCAN, frames=frames, good_pixels=good), small_config(), QUIET)
     spoiled = frames.copy()
-    spoiled[:, 4:7, 20] *= 1.0000001  # normalisation sees all pixels; the loss must not
-    spoiled[:, 4, 20], spoiled[:, 6, 20] = frames[:, 6, 20], frames[:, 4, 20]
+    spoiled[:, 4:7, 20] = 1e4  # neither the normalisation nor the loss may see it
     b = fit(dataclasses.replace(SCAN, frames=spoiled, good_pixels=good), small_config(), QUIET)
     assert [r["loss"] for r in a.history] == pytest.approx([r["loss"] for r in b.history], rel=1e-5)
 
@@ -203,11 +202,6 @@ def test_what_cannot_work_is_refused() -> None:
     )
     if not torch.cuda.is_available():
         _refused(ConfigError, "accelerator: .*GPU", execution=dataclasses.replace(QUIET, accelerator="gpu"))
-
-
-def test_a_loss_that_is_not_finite_ends_the_run() -> None:
-    with pytest.raises(TrainingError, match="not finite"):
-        fit(SCAN, small_config(learning_rate=1e30, nepochs=200, gradient_clip=0.0, warmup_steps=0), QUIET)
 
 
 def test_validation_frames_are_not_trained_on() -> None:

@@ -75,10 +75,10 @@ def test_the_written_configuration_gives_the_same_run(folder: Path, tmp_path: Pa
 
 
 def test_a_new_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    here = reconstruct_to(tmp_path / "here", folder / "run", folder / "scan.npz", execution=QUIET)
+    here = reconstruct_to(tmp_path / "here", folder / "scan.npz", folder / "run", execution=QUIET)
     code = (
         "import sys; from ptycho_torch.workflows.inference import reconstruct_to;"
-        "reconstruct_to(sys.argv[1], sys.argv[2], sys.argv[3])"
+        "reconstruct_to(sys.argv[1], sys.argv[3], sys.argv[2])"
     )
     there = tmp_path / "there"
     subprocess.run([sys.executable, "-c", code, there, folder / "run", folder / "scan.npz"], check=True)
@@ -92,7 +92,7 @@ def test_a_new_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None
 
 def test_refinement_is_told_and_helps(folder: Path, tmp_path: Path) -> None:
     five = Refinement(options=RefineOptions(sweeps=5))
-    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET, refinement=five)
+    done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", execution=QUIET, refinement=five)
     assert done.metrics["sweeps"] == 5
     assert done.metrics["residual"] < done.metrics["residual_before_refinement"]
 
@@ -104,7 +104,7 @@ def test_numbers_are_on_disk_before_anything_is_drawn(
         raise ValueError("no font")
 
     monkeypatch.setattr("ptycho_torch.workflows.inference.reconstruction_figure", broken)
-    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET)
+    done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", execution=QUIET)
     assert {p.name for p in tmp_path.iterdir()} == {"reconstruction.npz", "metrics.json"}
     assert set(done.files) == {"reconstruction", "metrics"}
     assert "no font" in done.warnings[0]
@@ -117,7 +117,7 @@ def test_numbers_are_on_disk_before_anything_is_drawn(
 def test_a_seed_of_the_subsample_that_is_0_means_0(folder: Path, tmp_path: Path) -> None:
     def chosen(**seeds: int) -> np.ndarray:
         config = InferenceConfig(n_subsample=9, **seeds)
-        done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", config, QUIET)
+        done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", config, QUIET)
         return done.reconstruction.positions
 
     np.testing.assert_array_equal(chosen(subsample_seed=0, seed=5), chosen(seed=0))
@@ -129,7 +129,7 @@ def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path
     (tmp_path / "out" / "metrics.json").write_text("earlier")
     write_scan(small_scan(16, edge=40), tmp_path / "other.npz")
     with pytest.raises(PtychoError, match="16x16"):
-        reconstruct_to(tmp_path / "out", folder / "run", tmp_path / "other.npz", execution=QUIET)
+        reconstruct_to(tmp_path / "out", tmp_path / "other.npz", folder / "run", execution=QUIET)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["metrics.json"]
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
