@@ -97,7 +97,7 @@ def test_instructions_are_counted(tmp_path: Path, opcode: bytes) -> None:
 
 
 def test_one_wide_character_is_counted(tmp_path: Path) -> None:
-    text = "a" * (30 * MIB) + "\U0001f600"
+    text = "a" * (12 * MIB) + "\U0001f600"
     data = b"\x80\x02X" + struct.pack("<I", len(text.encode())) + text.encode() + b"."
     assert _read_of(tmp_path, _members(tmp_path) | {"autoencoder/params.dill": data}).error == "BundleError"
 

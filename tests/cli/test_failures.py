@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ptycho_torch.cli.app import app
 from ptycho_torch.cli.console import Console, guarded
-from ptycho_torch.errors import OutputError, TrainingError
+from ptycho_torch.errors import Interrupted, OutputError, TrainingError
 from ptycho_torch.files import require_new
 
 SIMULATE = ["--size", "64", "--N", "16", "--count", "4", "--quiet"]
@@ -102,6 +102,7 @@ def _command(error: BaseException) -> Any:
         ),
         (MemoryError(), 1, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted(15, "ended by SIGTERM; a.zip exists"), 143, "a.zip exists"),
     ],
 )
 def test_whatever_goes_wrong(error: BaseException, status: int, text: str) -> None:

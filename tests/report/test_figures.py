@@ -146,7 +146,7 @@ def test_no_global_state() -> None:
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("$x_1$ \\frac{", "$x_1$ \\frac{"),
+        ("$\\frac{$", "$\\frac{$"),
         ("名前.npz", "\\u540d\\u524d.npz"),
         ("caf\udce9", "caf\\udce9"),
         ("a\x1b[0m\n", "a\\x1b[0m"),
