@@ -1,9 +1,11 @@
-"""Throws mutated bundles at the reader; anything but BundleError is a failure.
+"""Throws mutated bundles at the reader; anything but BundleError is a failure, and so is too much memory.
 
     python benchmarks/fuzz_bundle.py --minutes 60 --seed 0 [--json OUT]
 
 Mutations work on four layers in turn: bytes of the whole file, bytes of one member behind right
-CRCs, instructions of a pickle behind right CRCs, fields of the zip headers. Runs without torch.
+CRCs, instructions of a pickle behind right CRCs, fields of the zip headers. One in nineteen is a small file
+that describes much. No input may make the process grow by more than 64 MiB and four times its size; the
+peak is measured where Linux tells it, under a limit on the address space. Runs without torch.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import json
 import pickletools
 import platform
 import random
+import resource
 import struct
 import sys
 import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dill
@@ -36,6 +40,11 @@ from ptycho_torch.errors import BundleError
 from ptycho_torch.model_manager import save_torch_bundle
 
 Members = dict[str, bytes]
+MIB = 1 << 20
+ALLOWED = 64 * MIB
+"""Growth allowed to any input, beside four times its size."""
+ADDRESS_SPACE = 1 << 30
+"""More than this beyond what the process has at the start is refused by the system."""
 INTERESTING = [
     0,
     1,
@@ -188,10 +197,40 @@ def _all(data: bytes, mark: bytes) -> list[int]:
     return found
 
 
+def _copies(rng: random.Random) -> bytes:
+    """A pickle that makes copies of one block, or many small things."""
+    if rng.random() < 0.3:
+        return b"\x80\x02(" + rng.choice([b"}", b"]", b"]q\1", b"K\1"]) * rng.randrange(1, 499_000) + b"t."
+    size, count = 1 << rng.randrange(10, 24), rng.randrange(1, 4000)
+    block = b"B" + struct.pack("<I", size) + bytes(size) + b"q\1"
+    call = rng.choice([b"cbuiltins\nbytearray\nh\1\x85R", b"h\1", b"h\1\x85"])
+    return b"\x80\x02(" + block + call * count + b"t."
+
+
+def _texts(rng: random.Random) -> bytes:
+    """A ``bundle.json`` of many values, or of values inside each other."""
+    part = rng.choice([b"[", b"[],", b'{"a":1},', b"1.5,", b'"",', b'{"a":'])
+    return rng.choice([b"[", b'{"format":[']) + part * (1 << rng.randrange(4, 22)) + b"1]"
+
+
+def bomb(members: Members, rng: random.Random) -> bytes:
+    """A small file that describes much: compressed zeros, copies, brackets."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        members[rng.choice(list(members))] = bytes(1 << rng.randrange(16, 27))
+    elif kind == 1:
+        members[rng.choice([n for n in members if n.endswith(".dill")])] = _copies(rng)
+    else:
+        members[SIDECAR] = _texts(rng)
+    return b"".join(map(bytes, zip_parts([Member(n, [d], True) for n, d in members.items()])[0]))
+
+
 def mutant(base: Members, rng: random.Random) -> tuple[str, bytes]:
     """The name of the mutation and the bytes of a mutated bundle."""
-    kind = rng.choice(["file", "member", "pickle", "header", "inner", "inner pickle"])
+    kind = rng.choice([*3 * ["file", "member", "pickle", "header", "inner", "inner pickle"], "bomb"])
     members = dict(base)
+    if kind == "bomb":
+        return kind, bomb(members, rng)
     if kind in ("file", "header"):
         change: Callable[[bytes, random.Random], bytes] = scramble if kind == "file" else headers
         return kind, change(packed(members, rng), rng)
@@ -216,6 +255,45 @@ def mutant(base: Members, rng: random.Random) -> tuple[str, bytes]:
     return kind, packed(members, rng)
 
 
+class Growth:
+    """How much the process grows in a piece of work; 0 where the system does not tell."""
+
+    def __init__(self) -> None:
+        self.known = Path("/proc/self/clear_refs").exists()
+
+    def start(self) -> None:
+        """Let the peak begin at what the process has now."""
+        if self.known:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = self._field("VmRSS")
+
+    def bytes(self) -> int:
+        return self._field("VmHWM") - self.before if self.known else 0
+
+    @staticmethod
+    def _field(name: str) -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) << 10
+        raise OSError(f"/proc/self/status has no {name}")
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """A limit on the address space: what asks for far too much fails instead of taking the machine."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(statm.read_text().split()[0]) * resource.getpagesize() + ADDRESS_SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def read_everything(path: Path) -> None:
     with read_bundle(path) as bundle:
         for model in bundle.models:
@@ -228,9 +306,9 @@ def fuzz(seconds: float, seed: int, most: int | None = None) -> dict[str, object
     bases = seeds(rng)
     counts: Counter[str] = Counter()
     failures: list[str] = []
-    slowest = 0.0
+    slowest, largest, growth = 0.0, (0, "none"), Growth()
     end = time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, limited():
         path = Path(folder) / "x.zip"
         for base in bases:
             path.write_bytes(packed(base, rng))
@@ -241,6 +319,7 @@ def fuzz(seconds: float, seed: int, most: int | None = None) -> dict[str, object
             path.write_bytes(data)
             counts["inputs"] += 1
             began = time.monotonic()
+            growth.start()
             try:
                 read_everything(path)
                 counts["accepted"] += 1
@@ -252,7 +331,19 @@ def fuzz(seconds: float, seed: int, most: int | None = None) -> dict[str, object
                 failures.append(f"{kind} {counts['inputs']}: {type(error).__name__}: {error}")
                 Path(f"fuzz_failure_{seed}_{counts['inputs']}.zip").write_bytes(data)
             slowest = max(slowest, time.monotonic() - began)
-    return {"seed": seed, **counts, "failures": failures, "slowest_s": round(slowest, 3)}
+            grown = growth.bytes()
+            largest = max(largest, (grown, f"{kind} {counts['inputs']}"))
+            if grown > ALLOWED + 4 * len(data):
+                failures.append(f"{kind} {counts['inputs']}: grew by {grown // MIB} MiB on {len(data)} bytes")
+                Path(f"fuzz_failure_{seed}_{counts['inputs']}.zip").write_bytes(data)
+    return {
+        "seed": seed,
+        **counts,
+        "failures": failures,
+        "slowest_s": round(slowest, 3),
+        "largest_growth_mib": round(largest[0] / MIB, 1),
+        "largest_growth_by": largest[1],
+    }
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def test_rooms_without_torch_work_without_it(tmp_path: Path) -> None:
     bundle = Path(__file__).parent / "data" / "bundle_v1_unrolled.zip"
     code = f"""{BLOCK}
 from pathlib import Path
-import ptycho_torch.config, ptycho_torch.config, ptycho_torch.legacy, ptycho_torch.errors, ptycho_torch.files
+import ptycho_torch.config, ptycho_torch.compat.parameters, ptycho_torch.errors, ptycho_torch.files
 from ptycho_torch.bundle import inspect_bundle, verify_bundle
 from ptycho_torch.evaluation import evaluate
 from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction

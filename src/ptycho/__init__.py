@@ -1,4 +1,4 @@
-"""The porch: names that ptychodus and scripts for the older program import, each a few lines over ``ptycho_torch``.
+"""Names that ptychodus and scripts for the TensorFlow program import, each a few lines over ``ptycho_torch``.
 
 Submodules are imported when they are first asked for; nothing heavy is imported before.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptycho_torch.legacy import cfg
+from ptycho_torch.compat.parameters import cfg
 
 __all__ = ["cfg", "get", "params", "set"]
 

@@ -21,7 +21,7 @@ _HOMES = {
     "simulate_scan": "simulation",
     "train": "workflows.training",
     "reconstruct_to": "workflows.inference",
-    "reconstruct": "reconstruction",
+    "reconstruct": "workflows.solving",
     "Reconstruction": "result",
     "evaluate": "evaluation",
     "save_torch_bundle": "model_manager",
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ptycho_torch.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
     from ptycho_torch.evaluation import evaluate
     from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
-    from ptycho_torch.reconstruction import reconstruct
     from ptycho_torch.result import Reconstruction
     from ptycho_torch.scan import Scan, open_scan, write_scan
     from ptycho_torch.simulation import simulate_scan
     from ptycho_torch.workflows.inference import reconstruct_to
+    from ptycho_torch.workflows.solving import reconstruct
     from ptycho_torch.workflows.training import train
 
 

@@ -7,6 +7,7 @@ to do.
 
 from __future__ import annotations
 
+import re
 import reprlib
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ScanNotFoundError",
     "TrainingError",
     "brief",
+    "one_line",
     "printable",
 ]
 
@@ -78,13 +80,29 @@ class Interrupted(KeyboardInterrupt):
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """Text safe to print: control and non-ASCII characters escaped, shortened to ``limit``.
+    """Make ``text`` safe to print: control and non-ASCII characters escaped, shortened to ``limit``.
 
     Names found in foreign files go through here before they reach a message or a terminal.
     """
     shown = str(text)[: limit + 1]  # first, since a file can make a text of gigabytes
     shown = shown.encode("ascii", "backslashreplace").decode("ascii")
     shown = "".join(ch if " " <= ch <= "~" else repr(ch)[1:-1] for ch in shown)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def one_line(text: object, limit: int = 4000) -> str:
+    """Make ``text`` one line that is safe to show: letters of any script stay, control characters do not.
+
+    What reaches a terminal, a log or a page comes through here: escape sequences in a file's texts,
+    line breaks, marks that turn the direction of writing, bytes of a file name that are no text.
+
+    Examples
+    --------
+    >>> one_line("größe\\x1b[31m\\nred")
+    'größe\\\\x1b[31m red'
+    """
+    shown = _BREAK.sub(" ", str(text)[: limit + 1].strip())
+    shown = "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in shown)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
@@ -106,6 +124,13 @@ def brief(value: object, limit: int = 60) -> str:
     return printable(_SHORT.repr(value), limit)
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write numbers of many thousand digits.
+        return repr(x) if x.bit_length() <= 512 else f"an integer of {x.bit_length()} bits"
+
+
+_BREAK = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
+_SHORT = _Short()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 3, 8, 8, 8
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptycho_torch.compat.parameters import model_config_from_legacy
 from ptycho_torch.config import ModelConfig, validate
 from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.generators import Generator, Proposal, build
-from ptycho_torch.legacy import model_config_from_legacy
 from ptycho_torch.physics.propagation import diffract
 from ptycho_torch.physics.units import normalise_probe
 

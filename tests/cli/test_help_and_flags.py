@@ -130,3 +130,15 @@ def test_no_flags_change_nothing() -> None:
 def test_wrong_values_name_the_flag(arguments: tuple[str, ...], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         apply_flags(TrainingConfig(), flags_of(*arguments))
+
+
+def test_help_shows_defaults_and_ranges() -> None:
+    shown = " ".join(call("train", "--help").output.replace("│", " ").split())
+    for text in (
+        "[default: 64; at least 2; at most 4096; a multiple of 2]",
+        "[default: 0.001; above 0; at most 10]",
+        "[default: none; at least 1; at most 1024]",
+        "[default: on]",
+    ):
+        assert text in shown, text
+    assert "\\[" not in shown

@@ -69,6 +69,7 @@ def test_fields_are_mutable_and_unchecked_until_used() -> None:
     [
         ("model.N", 63, "multiple of 2"),
         ("model.N", 64.5, "an integer"),
+        ("model.N", float("inf"), "an integer"),
         ("model.N", True, "an integer"),
         ("model.gridsize", "two", "an integer"),
         ("learning_rate", 0.0, "above 0"),

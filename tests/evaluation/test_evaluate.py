@@ -15,7 +15,8 @@ from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Scan, write_scan
 
-SCORES = {"ssim", "ms_ssim", "psnr", "frc50", "frc_1_7"}
+RINGS = {"frc_half_bit", "frc_1_7", "frc50"}
+SCORES = {"ssim", "ms_ssim", "psnr", "correlation", "nrmse"} | RINGS
 
 
 def thing(size: int = 72, seed: int = 0) -> NDArray[np.complex64]:
@@ -43,9 +44,15 @@ def test_a_perfect_reconstruction_in_another_gauge() -> None:
         assert result[part]["ssim"] > 0.9999
         assert result[part]["psnr"] > 80
         assert result[part]["frc50"]["crossed"] is False
+        assert result[part]["correlation"] == pytest.approx(1, abs=1e-6)
+        assert result[part]["nrmse"] < 1e-3
+    assert set(result["complex"]) == {"nrmse"} | RINGS
+    assert result["complex"]["nrmse"] < 1e-4
     assert result["alignment"]["phase"] == pytest.approx(-2, abs=1e-4)
     assert result["alignment"]["amplitude_scale"] == pytest.approx(4, rel=1e-4)
-    assert result["region"]["rectangle_xywh"] == [5, 10, 60, 60]
+    # Less four pixels at each border of what is known, of the truth's to the right and of the image's elsewhere.
+    assert result["region"]["rectangle_xywh"] == [9, 14, 52, 52]
+    assert result["alignment"]["ramp_detector_px"] == pytest.approx((0, 0), abs=1e-5)
     json.loads(json_text(result))
 
 
@@ -64,7 +71,10 @@ def test_more_noise_scores_worse() -> None:
     for part in ("amplitude", "phase"):
         assert low[part]["ssim"] > high[part]["ssim"]
         assert low[part]["psnr"] > high[part]["psnr"] + 10
-        assert low[part]["frc50"]["frequency"] > high[part]["frc50"]["frequency"]
+        assert low[part]["correlation"] > high[part]["correlation"]
+        assert low[part]["nrmse"] < high[part]["nrmse"] / 3
+        for key in RINGS:
+            assert low[part][key]["frequency"] > high[part][key]["frequency"]
 
 
 def test_a_phase_wrap_between_the_two_does_no_harm() -> None:
@@ -81,13 +91,27 @@ def test_a_flat_phase_is_not_scored_but_said() -> None:
     assert result["amplitude"]["ssim"] > 0.9999
 
 
-def test_register_is_used_only_when_asked_for() -> None:
+def test_the_shift_is_left_when_it_is_kept() -> None:
     truth = thing()
     moved = reconstruction(truth[:, :-2], (2, 0))  # says that it lies two pixels further right than it does
-    plain, registered = (evaluate(moved, truth, register=r) for r in (False, True))
+    plain, registered = (evaluate(moved, truth, keep=keep) for keep in (["shift"], []))
     assert plain["alignment"]["shift_xy"] == (0, 0)
-    assert registered["alignment"]["shift_xy"] == pytest.approx((-2, 0), abs=0.05)
+    assert registered["alignment"]["shift_xy"] == pytest.approx((-2, 0), abs=1e-3)
     assert registered["complex_correlation"] > max(0.999, plain["complex_correlation"])
+    with pytest.warns(DeprecationWarning, match="keep="):
+        assert evaluate(moved, truth, register=False) == plain
+    with pytest.warns(DeprecationWarning, match="keep="):
+        assert evaluate(moved, truth, register=True) == registered
+
+
+def test_blur_shows_where_the_complex_correlation_hides_it() -> None:
+    truth = thing()
+    soft = ndimage.gaussian_filter(truth.real, 1.7) + 1j * ndimage.gaussian_filter(truth.imag, 1.7)
+    result = evaluate(reconstruction(soft.astype(np.complex64)), truth)
+    assert result["complex_correlation"] > 0.98
+    assert result["amplitude"]["correlation"] < 0.94
+    assert result["amplitude"]["nrmse"] > 0.3
+    assert 0.1 < result["complex"]["nrmse"] < 0.3
 
 
 def test_a_region_scores_a_part() -> None:
@@ -104,7 +128,8 @@ def test_arrays_of_the_same_shape_lie_at_the_same_place() -> None:
     result = evaluate(reconstruction(thing(), (40, 50)), thing())
     assert result["complex_correlation"] == pytest.approx(1, abs=1e-6)
     placed = Reference(thing(), np.ones((72, 72), np.float32))
-    assert evaluate(reconstruction(thing(), (40, 50)), placed)["complex_correlation"] < 0.99
+    apart = evaluate(reconstruction(thing(), (40, 50)), placed, keep=["shift"])
+    assert apart["complex_correlation"] < 0.99
 
 
 def test_references_that_are_none() -> None:
@@ -126,6 +151,7 @@ def test_loading_each_kind(tmp_path: Path) -> None:
         assert np.array_equal(found.object, truth)
         assert found.origin_xy == ((3, 4) if name == "rec.npz" else (0, 0))
         assert found.placed is (name in ("rec.npz", "scan.npz"))
+        assert found.frame_size == (16 if found.placed else None)
         assert found.source == str(tmp_path / name)
 
 

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.evaluation.frc import FrcCurve, crossing, fourier_ring_correlation
+from ptycho_torch.evaluation.frc import (
+    HALF_BIT,
+    FrcCurve,
+    crossing,
+    fourier_ring_correlation,
+    information_threshold,
+)
 
 
 def noise(seed: int, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
@@ -28,7 +34,9 @@ def test_an_image_agrees_with_itself_however_scaled(
         "ring": min(height, width) / 2,
         "resolution_px": 1.0,
         "crossed": False,
+        "pixels": curve.effective[-1],
     }
+    assert not crossing(curve, curve.half_bit())["crossed"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -75,12 +83,111 @@ def test_without_a_window_common_edges_pretend_to_agree() -> None:
     assert bare > windowed + 0.05
 
 
+def drawn(values: list[float], pixels: float = 100.0) -> FrcCurve:
+    count = len(values)
+    frequency = np.arange(1, count + 1) / (2 * count)
+    return FrcCurve(
+        frequency, np.array(values), np.full(count, int(pixels)), np.full(count, pixels), 2 * count, 0.5
+    )
+
+
 def test_crossing_lies_on_the_line_between_two_rings() -> None:
-    curve = FrcCurve(np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.8, 0.4]), np.array([8, 16, 24]), 50)
-    assert crossing(curve, 0.5)["frequency"] == pytest.approx(0.275)
-    assert crossing(curve, 0.5)["ring"] == pytest.approx(13.75)
-    low = FrcCurve(np.array([0.1, 0.2]), np.array([0.2, 0.9]), np.array([8, 16]), 50)
-    assert crossing(low, 0.5) == {"frequency": 0.1, "ring": 5.0, "resolution_px": 5.0, "crossed": True}
+    curve = drawn([1.0, 1.0, 0.8, 0.4, 0.2, 0.1, 0.1, 0.1])
+    found = crossing(curve, 0.5, smooth=1)
+    assert found["frequency"] == pytest.approx((3 + 0.75) / 16)
+    assert found["ring"] == pytest.approx(3.75)
+    assert found["resolution_px"] == pytest.approx(0.5 / found["frequency"])
+    rising = np.linspace(0.3, 0.9, 8)  # a threshold of its own for each ring, here by 0.0857 a ring
+    assert crossing(curve, rising, smooth=1)["ring"] == pytest.approx(
+        3 + (0.8 - rising[2]) / (0.4 + 3 * 0.6 / 7 - 2 * 0.6 / 7)
+    )
+
+
+def test_a_narrow_dip_does_not_count_and_a_wide_one_does() -> None:
+    values = [0.95] * 60
+    for ring in (0, 1, 7):
+        values[ring] = 0.2
+    assert not crossing(drawn(values), 0.5)["crossed"]
+    assert not crossing(drawn(values), 0.5, smooth=1)["crossed"]
+    values[20:32] = [0.1] * 12
+    found = crossing(drawn(values), 0.5)
+    assert found["crossed"]
+    assert found["ring"] == pytest.approx(20, abs=1)
+    values[20:32] = [0.95] * 12
+    values[58:] = [0.1, 0.1]  # up to the end
+    assert crossing(drawn(values), 0.5, smooth=1)["ring"] == pytest.approx(58.53, abs=0.01)
+
+
+def test_what_never_agrees_is_not_resolved_at_the_first_ring() -> None:
+    found = crossing(drawn([0.1] * 20), 0.5)
+    assert found["crossed"]
+    assert found["ring"] == 1
+
+
+def test_the_smoothed_curve_is_a_weighted_mean_of_five_rings() -> None:
+    curve = drawn([1.0, 0.0, 0.5, 0.2, 0.7, 0.9, 0.4])
+    curve.effective[:] = [8, 12, 20, 24, 32, 36, 40]
+    weights, values = curve.effective, curve.correlation
+    assert curve.smoothed()[3] == pytest.approx(np.average(values[1:6], weights=weights[1:6]))
+    assert curve.smoothed()[0] == pytest.approx(np.average(values[:3], weights=weights[:3]))
+    assert np.allclose(curve.smoothed(1), values)
+
+
+def test_the_half_bit_threshold_is_that_of_van_heel_and_schatz() -> None:
+    n = np.array([4.0, 50.0, 1000.0])
+    root = np.sqrt(n)
+    published = (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
+    assert information_threshold(HALF_BIT, n) == pytest.approx(published, abs=1e-4)
+    assert information_threshold(1 / 6, np.array([1e12])) == pytest.approx(1 / 7, abs=1e-5)
+    assert information_threshold(1.0, np.array([1e12])) == pytest.approx(1 / 2, abs=1e-5)
+    assert information_threshold(HALF_BIT, np.array([0.0, 1.0])) == pytest.approx(1)
+    assert np.allclose(drawn([1.0] * 9, 50.0).half_bit(), published[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("taper", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("unit", [0, 1j])
+def test_effective_pixels_are_those_by_which_noise_scatters(taper: float, unit: complex) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        a, b = rng.normal(size=(2, 40, 56)) + unit * rng.normal(size=(2, 40, 56))
+        if unit == 0:
+            a, b = a.real, b.real
+        curve = fourier_ring_correlation(a, b, taper=taper)
+        found.append(curve.correlation)
+    ratio = np.std(found, 0)[2:] * np.sqrt(curve.effective[2:])
+    assert ratio.mean() == pytest.approx(1, abs=0.05)
+    assert np.abs(ratio - 1).max() < 0.25
+    if taper == 0:
+        assert np.allclose(curve.effective, curve.count * (1 if unit == 0 else 2))
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
+def test_known_noise_gives_the_known_correlation(ratio: float) -> None:
+    """White signal and white noise: S / (1 + S) between two noisy images, its root with the noise-free one."""
+    size = 256
+    signal = np.sqrt(ratio) * noise(0, (size, size))
+    first, second = signal + noise(1, (size, size)), signal + noise(2, (size, size))
+    for other, expected in ((second, ratio / (1 + ratio)), (signal, np.sqrt(ratio / (1 + ratio)))):
+        curve = fourier_ring_correlation(first, other)
+        assert np.average(curve.correlation, weights=curve.effective) == pytest.approx(expected, abs=0.01)
+        chance = (1 - expected**2) / np.sqrt(curve.effective)
+        within = np.abs(curve.correlation - expected)[3:] < 2 * chance[3:]
+        assert 0.88 < within.mean() <= 1
+
+
+def test_the_crossing_lies_where_the_signal_to_noise_ratio_says() -> None:
+    """A signal whose spectrum falls as exp(-q / q0): FRC is S0 / (S0 + exp(2 q / q0))."""
+    size, start, fall = 384, 400.0, 0.08
+    radius = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
+    spectrum = np.sqrt(start) * np.exp(-radius / fall)
+    signal = np.fft.ifft2(np.fft.fft2(noise(0, (size, size))) * spectrum).real
+    curve = fourier_ring_correlation(signal + noise(1, (size, size)), signal + noise(2, (size, size)))
+    for threshold in (1 / 7, 0.5):
+        expected = fall / 2 * np.log(start * (1 / threshold - 1))
+        assert crossing(curve, threshold)["frequency"] == pytest.approx(expected, abs=0.012)
+    middle = crossing(curve, curve.half_bit())["frequency"]
+    assert crossing(curve, 0.5)["frequency"] < middle < crossing(curve, 1 / 7)["frequency"]
 
 
 def test_wrong_input() -> None:

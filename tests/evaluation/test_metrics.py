@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.evaluation.metrics import complex_correlation, ms_ssim, psnr, ssim
+from ptycho_torch.evaluation.metrics import complex_correlation, correlation, ms_ssim, nrmse, psnr, ssim
 
 EVERYWHERE = np.ones((40, 30), bool)
 
@@ -70,3 +70,31 @@ def test_too_small() -> None:
         ssim(a, b, 1.0, mask)
     with pytest.raises(DataError, match="at least 176 pixels a side"):
         ms_ssim(a, b, 1.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.floats(0.1, 10), st.floats(-5, 5))
+def test_mean_free_correlation_is_pearsons(seed: int, scale: float, offset: float) -> None:
+    a, b = pair(seed)
+    mask = np.zeros_like(EVERYWHERE)
+    mask[3:20, 5:] = True
+    value = correlation(scale * a + offset, b, mask)
+    assert value == pytest.approx(np.corrcoef(a[mask], b[mask])[0, 1])
+    assert correlation(-a, b, mask) == pytest.approx(-value)
+    with pytest.raises(DataError, match="found a constant"):
+        correlation(a, np.full_like(b, 2), mask)
+
+
+def test_nrmse_is_a_part_of_the_reference() -> None:
+    a, b = pair(0)
+    b = b + 4
+    mask = np.zeros_like(EVERYWHERE)
+    mask[:9] = True
+    spoiled = np.where(mask, 0.9 * b, 1e3)
+    assert nrmse(spoiled, b, mask, mean_free=False) == pytest.approx(0.1)
+    assert nrmse(np.full_like(b, b[mask].mean()), b, mask, mean_free=True) == pytest.approx(1)
+    complex_ = b * np.exp(1j * a)
+    assert nrmse(complex_ * np.exp(0.2j), complex_, mask, mean_free=False) == pytest.approx(2 * np.sin(0.1))
+    for wrong, mean_free in ((b * 0, False), (b * 0 + 3, True)):
+        with pytest.raises(DataError, match="found a constant"):
+            nrmse(a, wrong, mask, mean_free=mean_free)

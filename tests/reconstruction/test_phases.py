@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchronise, unit
+from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchronise
 
 
 def random_graph(count: int, seed: int) -> np.ndarray:
@@ -73,10 +73,6 @@ def test_many_frames_at_one_place_are_still_connected() -> None:
     overlap[:6, 6:] = overlap[6:, :6] = 0.1
     pairs = overlap_edges(overlap, 0.05, extra=2)
     assert any(i < 6 <= j for i, j in pairs)
-
-
-def test_unit() -> None:
-    assert np.array_equal(unit(np.array([0, 2, -3j])), [1, 1, -1j])
 
 
 def test_stragglers_are_told_from_drift() -> None:

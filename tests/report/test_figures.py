@@ -140,3 +140,19 @@ def test_no_global_state() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("$x_1$ \\frac{", "$x_1$ \\frac{"),
+        ("名前.npz", "\\u540d\\u524d.npz"),
+        ("caf\udce9", "caf\\udce9"),
+        ("a\x1b[0m\n", "a\\x1b[0m"),
+    ],
+)
+def test_file_names_as_titles(name: str, shown: str) -> None:
+    figure = reconstruction_figure(reconstruction(), title=name)
+    assert figure.get_suptitle() == shown
+    pixels(figure)

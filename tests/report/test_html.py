@@ -72,3 +72,11 @@ def test_writing(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", "T", SECTIONS)
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == html_report("T", SECTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_texts_from_files_are_printable(tmp_path: Path) -> None:
+    odd = "a\x1b[0m\u202eb\udce9"
+    write_report(tmp_path / "r.html", odd, [Section(odd, odd, {odd: odd}, [(odd, b"\x89PNG")])])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert not {"\x1b", "\u202e"} & set(page)
+    assert page.count("a\\x1b[0m\\u202eb\\udce9") == 8

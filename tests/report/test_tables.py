@@ -56,3 +56,11 @@ def test_history() -> None:
     assert text.splitlines() == ["epoch,loss,val_loss", "1,0.5,", "2,0.25,0.3"]
     assert [row["epoch"] for row in csv.DictReader(io.StringIO(text))] == ["1", "2"]
     assert history_csv([]) == "\n"
+
+
+def test_json_is_plain_text_that_gives_back_what_went_in() -> None:
+    odd = "größe\x1b[0m\x9b\u202e\udce9\x7f"
+    text = json_text({odd: odd})
+    assert text.replace("\n", "").isprintable()
+    assert text.isascii()
+    assert json.loads(text) == {odd: odd}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_torch.compat.parameters import dataclass_to_legacy_dict
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import ConfigError, DataError
-from ptycho_torch.legacy import dataclass_to_legacy_dict
 from ptycho_torch.model import build_pair, create_torch_model_with_gridsize, default_probe
 
 CONFIG = ModelConfig(N=32, unrolled_width=8, unrolled_levels=1, unrolled_iterations=2)

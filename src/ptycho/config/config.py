@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ptycho_torch.compat.parameters import KEY_MAPPINGS, dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_torch.config import ExecutionConfig as PyTorchExecutionConfig
 from ptycho_torch.config import InferenceConfig, ModelConfig, TrainingConfig, read_yaml, validate
-from ptycho_torch.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, update_legacy_dict
 
 __all__ = [
     "KEY_MAPPINGS",

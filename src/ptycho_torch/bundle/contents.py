@@ -20,9 +20,9 @@ from ptycho_torch.bundle.container.sidecar import SIDECAR, check_member, parse_s
 from ptycho_torch.bundle.params import check_params
 from ptycho_torch.bundle.pickles.decoder import decode
 from ptycho_torch.bundle.tensors import Weights, read_weights
+from ptycho_torch.compat.parameters import model_config_from_legacy
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, brief, printable
-from ptycho_torch.legacy import model_config_from_legacy
 
 __all__ = ["MANIFEST", "Bundle", "read_bundle", "read_manifest", "read_params", "read_zip"]
 
@@ -110,6 +110,9 @@ def read_manifest(archive: Archive, sidecar: dict[str, Any] | None = None) -> tu
     if type(version) is not str or version not in _BACKENDS:
         known = ", ".join(repr(v) for v in _BACKENDS)
         raise fail(f"version {brief(version)} is not known; known are {known}")
+    backend = found.get("backend", _BACKENDS[version][0])  # optional: some writers of the contract add it
+    if backend != _BACKENDS[version][0]:
+        raise fail(f"backend {brief(backend)}, but version {version} is {_BACKENDS[version][0]}'s")
     if not isinstance(models, list | tuple) or not models:
         raise fail("models: expected a list of names")
     if len(models) > limits.MAX_MODELS:

@@ -11,6 +11,7 @@ from ptycho_torch.bundle.container.sidecar import readable
 from ptycho_torch.bundle.container.writer import replace_file
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.errors import DependencyError, brief
+from ptycho_torch.files import require_new
 
 __all__ = ["export_safetensors"]
 
@@ -42,10 +43,11 @@ def export_safetensors(
             )
         if bundle.backend != "pytorch":
             raise bundle.error(None, "an archive of the TensorFlow program; convert it to a bundle first")
-        module = load_model(bundle, model_name)
-        params = json.dumps(readable(bundle.params[model_name]), sort_keys=True)
+        require_new([target], bundle.path)
+        loaded = load_model(bundle, model_name)
+        params = json.dumps(readable(loaded.params), sort_keys=True)
         metadata = {"format": "pt", "version": bundle.version, "model": model_name, "params": params}
-    tensors = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
+    tensors = {name: value.contiguous().clone() for name, value in loaded.module.state_dict().items()}
     parts: Sequence[bytes] = [save(tensors, metadata)]
 
     def check(written: Path) -> None:

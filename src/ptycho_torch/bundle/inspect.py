@@ -24,7 +24,7 @@ def inspect_bundle(base_path: str | os.PathLike[str]) -> dict[str, Any]:
         side = bundle.sidecar or {}
         model = "diffraction_to_obj" if "diffraction_to_obj" in bundle.models else bundle.models[0]
         params = bundle.params[model]
-        test = side.get("self_test")
+        test, origin = side.get("self_test"), side.get("provenance") or {}
         scale = side.get("intensity_scale") or {"value": params.get("intensity_scale"), "source": None}
         return {
             "path": bundle.path,
@@ -35,6 +35,6 @@ def inspect_bundle(base_path: str | os.PathLike[str]) -> dict[str, Any]:
             "members": {name: bundle.archive.size(name) for name in sorted(bundle.archive.names)},
             "params": readable(dict(sorted(params.items()))),
             "intensity_scale": scale,
-            "provenance": side.get("provenance") or {},
+            "provenance": origin if isinstance(origin, dict) else {"found": origin},
             "self_test": {k: test.get(k) for k in ("model", "tolerance")} if isinstance(test, dict) else None,
         }

@@ -6,10 +6,11 @@ Imports without torch; loading weights then says what is missing.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from ptycho_torch import legacy
 from ptycho_torch.bundle.contents import MANIFEST, read_bundle
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import ConfigError, DependencyError, brief, printable
 
 if TYPE_CHECKING:
@@ -29,36 +30,56 @@ def load_torch_bundle(
     dtype: torch.dtype | None = None,
     builder: Builder | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model ``model_name`` of a bundle in eval mode with its weights, and the params snapshot.
+    """Read a model with its weights, and the params snapshot. Nothing in the file is executed.
 
-    ``base_path``: ``{base_path}``, ``{base_path}.zip``, a folder holding ``wts.h5.zip``, or a folder holding
-    an unpacked bundle. ``device``: where the model is put (default: CPU); ``dtype``: floating type of its
-    parameters (complex ones follow). Archives of the TensorFlow program are recognised and rebuilt.
-    Nothing in the file is executed. After success the global ``params.cfg`` holds the params.
+    Parameters
+    ----------
+    base_path
+        ``{base_path}``, ``{base_path}.zip``, a folder holding ``wts.h5.zip``, or a folder holding an unpacked
+        bundle. Archives of the TensorFlow program are recognised and rebuilt.
+    model_name
+        One of the manifest's models.
+    device
+        Where the model is put; default: the CPU.
+    dtype
+        Floating type of its parameters; complex ones follow.
+    builder
+        What makes the pair of models from params, for tests.
 
-    Raises :class:`~ptycho_torch.errors.BundleError` (a ``ValueError``;
-    :class:`~ptycho_torch.errors.BundleNotFoundError` where there is no file) with the text
-    ``path: member: reason``, :class:`~ptycho_torch.errors.DependencyError` without torch.
+    Returns
+    -------
+    tuple
+        The model in eval mode, and its params. Both have one ``intensity_scale``: where the file holds two, the
+        one given when saving, else the model's trained one, which a ``UserWarning`` says.
+        After success the global ``params.cfg`` holds the params.
+
+    Raises
+    ------
+    BundleError
+        A ``ValueError`` (:class:`~ptycho_torch.errors.BundleNotFoundError` where there is no file) with the text
+        ``path: member: reason``.
+    DependencyError
+        Without torch.
     """
     with read_bundle(base_path) as bundle:
         if model_name not in bundle.models:
             shown = ", ".join(bundle.models)
             raise bundle.error(MANIFEST, f"no model {brief(model_name, 80)}; there is: {shown}")
         _need_torch(bundle.path)
+        from ptycho_torch.bundle.rebuild import Loaded, load_model
+
         if bundle.backend == "tensorflow":
             from ptycho_torch.bundle.keras.tensorflow import load_tensorflow_archive
 
-            module, params = load_tensorflow_archive(bundle.archive, model_name)
+            loaded = Loaded(*load_tensorflow_archive(bundle.archive, model_name))
         else:
-            from ptycho_torch.bundle.rebuild import load_model
-
-            module = load_model(bundle, model_name, builder=builder)
-            params = dict(bundle.params[model_name])
-    if params.get("intensity_scale") is None:
-        params["intensity_scale"] = float(getattr(module, "intensity_scale", None) or 1.0)
-    module = _moved(module, device, dtype).eval()
-    legacy.cfg.update(params)
-    return module, params
+            loaded = load_model(bundle, model_name, builder=builder)
+        path = bundle.path
+    module = _moved(loaded.module, device, dtype).eval()
+    for note in loaded.notes:
+        warnings.warn(f"{printable(path, 1000)}: {note}", UserWarning, stacklevel=2)
+    parameters.cfg.update(loaded.params)
+    return module, loaded.params
 
 
 def _need_torch(path: str) -> None:

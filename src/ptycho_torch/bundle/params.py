@@ -14,14 +14,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from ptycho_torch.config import ModelConfig
+from ptycho_torch.compat.parameters import KEY_MAPPINGS, dataclass_to_legacy_dict, model_config_from_legacy
+from ptycho_torch.config import InferenceConfig, ModelConfig, TrainingConfig, config_fields
 from ptycho_torch.errors import BundleError, ConfigError, brief, printable
-from ptycho_torch.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, model_config_from_legacy
 
-__all__ = ["MODEL_RECORD", "check_params", "make_snapshot", "model_record", "plain_numbers"]
+__all__ = ["MODEL_RECORD", "check_params", "flat_config", "make_snapshot", "model_record", "plain_numbers"]
 
 MODEL_RECORD: Final = "_model_config"
 """Key of the model's configuration a second time, as JSON text: a change of one alone is noticed."""
+
+
+_INTEGERS: Final = frozenset(
+    KEY_MAPPINGS.get(leaf, leaf)
+    for cls in (TrainingConfig, InferenceConfig)
+    for leaf, kind in ((name.rpartition(".")[2], kind) for name, (kind, _) in config_fields(cls).items())
+    if kind in (int, int | None)
+)
+"""Keys of the flat dictionary that hold integers."""
 
 
 def plain_numbers(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,11 +38,24 @@ def plain_numbers(params: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
 
 
+def _whole(params: Mapping[str, Any], fail: Callable[[str], Exception]) -> dict[str, Any]:
+    """The same with whole floats of integer parameters as integers; others of them are refused."""
+    whole = plain_numbers(params)
+    for key in _INTEGERS & whole.keys():
+        value = whole[key]
+        if isinstance(value, float):
+            if not value.is_integer():
+                raise fail(f"params: {key}: expected an integer, found {value}")
+            whole[key] = int(value)
+    return whole
+
+
 def check_params(found: Any, fail: Callable[[str], BundleError]) -> dict[str, Any]:
     """The snapshot as a dictionary from which a model may be built.
 
     Checked: keys are text; ``N`` and ``gridsize`` are there; every field of
-    :class:`~ptycho_torch.config.ModelConfig` has its type and range; ``intensity_scale``, where
+    :class:`~ptycho_torch.config.ModelConfig` has its type and range (whole floats are taken for
+    integers, as older writers leave them); ``intensity_scale``, where
     present, is a positive finite number; the probe is a finite complex array that fits ``N``. Raises
     what ``fail`` makes.
     """
@@ -41,10 +63,10 @@ def check_params(found: Any, fail: Callable[[str], BundleError]) -> dict[str, An
         raise fail(f"expected a dictionary of parameters, found {type(found).__name__}")
     if any(type(key) is not str for key in found):
         raise fail("parameter name that is not text")
-    params = plain_numbers(found)
-    for key in ("N", "gridsize"):
-        if key not in params:
-            raise fail(f"{key}: parameter is missing")
+    params = _whole(found, fail)
+    missing = [key for key in ("N", "gridsize") if key not in params]
+    if missing:
+        raise fail(f"missing required fields: {', '.join(missing)}; cannot reconstruct model architecture")
     try:
         config = model_config_from_legacy(params)
     except ConfigError as error:
@@ -103,13 +125,11 @@ def _check_record(params: Mapping[str, Any], fail: Callable[[str], BundleError])
             )
 
 
-def make_snapshot(
-    config: Any, extra: Mapping[str, Any], intensity_scale: float, version: str
-) -> dict[str, Any]:
-    """The flat snapshot for a bundle: configuration, extras such as the probe, scale, version.
+def flat_config(config: Any) -> dict[str, Any]:
+    """A configuration dataclass or a mapping as one flat dictionary; paths become text.
 
-    ``config``: a configuration dataclass or a flat mapping. Paths become text. Raises
-    :class:`~ptycho_torch.errors.ConfigError` for anything else.
+    Raises :class:`~ptycho_torch.errors.ConfigError` for anything else, and for an integer field that
+    holds a fraction.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         flat = dataclass_to_legacy_dict(config)
@@ -119,7 +139,20 @@ def make_snapshot(
         raise ConfigError(
             f"config: expected a configuration dataclass or a mapping, found {type(config).__name__}"
         )
-    flat = {**flat, **extra, "intensity_scale": float(intensity_scale), "_version": version}
-    flat = {k: str(v) if isinstance(v, PurePath) else v for k, v in flat.items()}
-    flat[MODEL_RECORD] = model_record(plain_numbers(flat))
-    return flat
+    return {k: str(v) if isinstance(v, PurePath) else v for k, v in _whole(flat, ConfigError).items()}
+
+
+def make_snapshot(
+    flat: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    intensity_scale: float,
+    version: str,
+    fail: Callable[[str], BundleError],
+) -> dict[str, Any]:
+    """The snapshot for a bundle: flat configuration, extras such as the probe, scale, version; checked.
+
+    Raises what ``fail`` makes for what :func:`check_params` refuses.
+    """
+    plain = {k: v for k, v in flat.items() if k != MODEL_RECORD}  # of the bundle it came from, if any
+    params = {**plain, **extra, "intensity_scale": float(intensity_scale), "_version": version}
+    return {**params, MODEL_RECORD: model_record(check_params(params, fail))}

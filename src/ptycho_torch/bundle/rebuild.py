@@ -7,20 +7,25 @@ file that asks for an enormous one is refused before anything is allocated.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
 from ptycho_torch.bundle.contents import Bundle
+from ptycho_torch.bundle.params import MODEL_RECORD
+from ptycho_torch.bundle.scale import LOG_SCALE, agree
 from ptycho_torch.bundle.tensors import Weights
+from ptycho_torch.compat.parameters import KEY_MAPPINGS
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, PtychoError, brief, printable
-from ptycho_torch.legacy import KEY_MAPPINGS
 
-__all__ = ["Builder", "build_shapes", "check_against", "load_model", "state_shapes"]
+__all__ = ["Builder", "Loaded", "build_shapes", "check_against", "load_model", "state_shapes"]
 
 Builder = Callable[[int, int, Mapping[str, Any]], tuple[nn.Module, nn.Module]]
 """``(gridsize, N, params) -> (autoencoder, diffraction_to_obj)``."""
@@ -30,6 +35,7 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 _NAMES: Final = ("autoencoder", "diffraction_to_obj")
 _SHOWN: Final = 8
+_PROBE_BYTES: Final = 64  # a pixel, while a standard probe is made and put in
 _GUESSING_SECONDS: Final = 2.0
 _GUESSES: Final[dict[str, tuple[Any, ...]]] = {
     "gridsize": (1, 2, 3, 4),
@@ -56,9 +62,25 @@ def _default_builder() -> Builder:
 
 def _build(params: Mapping[str, Any], builder: Builder, device: str) -> dict[str, nn.Module]:
     """The pair by name. The random numbers drawn for fresh weights are given back."""
+    if device == "meta" and params.get("probe") is None:
+        # What stands in for a missing probe is computed in memory; for shapes alone one value does.
+        side = int(params["N"])
+        params = {**params, "probe": np.broadcast_to(np.complex64(1), (_modes(params), side, side))}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         pair = builder(int(params["gridsize"]), int(params["N"]), params)
     return dict(zip(_NAMES, pair, strict=True))
+
+
+def _modes(params: Mapping[str, Any]) -> int:
+    return int(params.get(KEY_MAPPINGS.get("probe_modes", "probe_modes")) or 1)
+
+
+def _count_probe(bundle: Bundle, name: str) -> None:
+    """Count the probe that is made where the params hold none: it is as large as N and modes say."""
+    params = bundle.params[name]
+    if params.get("probe") is None:
+        count = _PROBE_BYTES * int(params["N"]) ** 2 * _modes(params)
+        bundle.archive.budget.take(count, f"{name}/params.dill: probe of N={params['N']}")
 
 
 def build_shapes(params: Mapping[str, Any], builder: Builder | None = None) -> dict[str, nn.Module]:
@@ -67,9 +89,11 @@ def build_shapes(params: Mapping[str, Any], builder: Builder | None = None) -> d
 
 
 def state_shapes(module: nn.Module) -> Shapes:
-    """Type and shape of every entry of a module's state dict."""
+    """Type and shape of every tensor of a module's state dict; what else is there by its class's name."""
     return {
         name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        if isinstance(value, torch.Tensor)
+        else (type(value).__name__, ())
         for name, value in module.state_dict(keep_vars=True).items()
     }
 
@@ -163,7 +187,17 @@ def _refuse_foreign(bundle: Bundle, weights: Mapping[str, Weights]) -> None:
             )
 
 
-def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> nn.Module:
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its weights and params in agreement. ``notes``: what could not be taken as it stood,
+    each a warning's text."""
+
+    module: nn.Module
+    params: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> Loaded:
     """The model ``name`` of a PyTorch bundle, on the CPU, in eval mode, with the file's weights.
 
     Every model of the bundle is read and compared, not only the one asked for: a file with one bad
@@ -171,6 +205,7 @@ def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> 
     """
     builder = builder or _default_builder()
     params = bundle.params[name]
+    _count_probe(bundle, name)
     try:
         shapes = _build(params, builder, "meta")
     except PtychoError as error:
@@ -193,7 +228,42 @@ def load_model(bundle: Bundle, name: str, *, builder: Builder | None = None) -> 
     role = name if name in module else _role(module, chosen)
     state = {key: chosen.tensor(key) for key in chosen.tensors}
     module[role].load_state_dict(state)
-    return module[role].eval()
+    unconfirmed = _unconfirmed(bundle, name, role, chosen, builder)
+    return _agreed(bundle, name, module[role].eval(), unconfirmed)
+
+
+def _agreed(bundle: Bundle, name: str, module: nn.Module, notes: tuple[str, ...]) -> Loaded:
+    """The module and its params with one intensity scale, where the bundle gives two."""
+    params = dict(bundle.params[name])
+    trained = getattr(module, "intensity_scale", None)
+    if trained is None:
+        return Loaded(module, params, notes)
+    if not (math.isfinite(trained) and trained > 0):
+        raise bundle.error(bundle.weights_member(name), f"{LOG_SCALE}: gives no finite intensity scale")
+    found = agree(params, trained, bundle.sidecar)
+    params["intensity_scale"] = found.scale
+    if found.from_params:
+        with torch.no_grad():
+            module.get_parameter(LOG_SCALE).fill_(math.log(found.scale))
+    return Loaded(module, params, notes if found.note is None else (*notes, found.note))
+
+
+def _unconfirmed(bundle: Bundle, name: str, role: str, weights: Weights, builder: Builder) -> tuple[str, ...]:
+    """A note on gridsize where nothing in the file can tell whether the params were changed. N is told
+    by the probe among the weights."""
+    params = bundle.params[name]
+    if bundle.sidecar is not None or MODEL_RECORD in params:
+        return ()
+    try:
+        other = _build({**params, "gridsize": params["gridsize"] % 16 + 1}, builder, "meta")[role]
+    except PtychoError:
+        return ()  # this network has no other
+    if _problems(state_shapes(other), _found_shapes(weights)):
+        return ()
+    return (
+        f"gridsize {params['gridsize']} is taken from params alone: the weights fit others as well, and there is "
+        f"neither bundle.json nor {MODEL_RECORD} to compare with",
+    )
 
 
 def _role(module: Mapping[str, nn.Module], weights: Weights) -> str:

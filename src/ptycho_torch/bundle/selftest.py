@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ptycho_torch.bundle.container.sidecar import SelfTest, check_group
+from ptycho_torch.bundle.scale import LOG_SCALE
 from ptycho_torch.errors import DataError
 
 __all__ = ["Group", "is_group", "make_self_test", "needed_memory", "run_self_test", "synthetic_frames"]
@@ -56,15 +58,20 @@ def synthetic_frames(params: Mapping[str, Any]) -> Group | None:
 
 
 def _apply(
-    module: nn.Module, frames: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]
+    module: nn.Module,
+    frames: np.ndarray[Any, Any],
+    offsets: np.ndarray[Any, Any],
+    scale: float | None = None,
 ) -> np.ndarray[Any, Any]:
     first = next(module.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
+    other = {} if scale is None else {LOG_SCALE: torch.tensor(math.log(scale), device=device)}
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            out = module(torch.from_numpy(frames).to(device), torch.from_numpy(offsets).to(device))
+            inputs = torch.from_numpy(frames).to(device), torch.from_numpy(offsets).to(device)
+            out = torch.func.functional_call(module, other, inputs)
     finally:
         module.train(training)
     if isinstance(out, tuple):
@@ -72,11 +79,14 @@ def _apply(
     return np.asarray(out.detach().cpu().numpy(), dtype=np.complex64)
 
 
-def make_self_test(model: str, module: nn.Module, group: Group) -> SelfTest:
-    """Runs ``module`` on a group; raises DataError when its output is not finite."""
+def make_self_test(model: str, module: nn.Module, group: Group, scale: float | None = None) -> SelfTest:
+    """Run ``module`` on a group, with ``scale`` in place of its intensity scale where there is one.
+
+    Raises :class:`~ptycho_torch.errors.DataError` when its output is not finite.
+    """
     frames = np.ascontiguousarray(group[0], dtype=np.float32)
     offsets = np.ascontiguousarray(group[1], dtype=np.float32)
-    output = _apply(module, frames, offsets)
+    output = _apply(module, frames, offsets, scale)
     if not np.isfinite(output).all():
         raise DataError("self_test: the model's output on these frames is not finite")
     return SelfTest(model, frames, offsets, output)

@@ -160,6 +160,13 @@ class Weights:
             if not _sound(part, view.dtype):
                 raise self._fail(f"{printable(name)}: holds values that are not finite")
 
+    def number(self, name: str) -> float | None:
+        """The value of a float32 scalar, None where there is no such; needs no torch."""
+        view = self.tensors.get(name)
+        if view is None or view.shape or view.dtype != "float32":
+            return None
+        return float(_flat(self._records[view.key], view.dtype)[view.offset])
+
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor over the file's bytes in memory, on the CPU; no copy where alignment allows."""
         import torch

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import Bundle, read_bundle
+from ptycho_torch.bundle.scale import LOG_SCALE, agree
+from ptycho_torch.bundle.tensors import Weights
 from ptycho_torch.errors import BundleError, DependencyError
 from ptycho_torch.files.memory import memory_limit, shown_bytes
 
 __all__ = ["Check", "VerifyReport", "verify_bundle"]
+
+_LARGEST_LOG: Final = 88.0
+"""exp of more than this is no float32."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The checks in order. ``exit_status``: 0 good, 1 integrity failed, 2 self-test failed."""
+    """The checks in order. ``exit_status``: 0 good, 3 integrity failed, 4 self-test failed."""
 
     path: str
     checks: tuple[Check, ...]
@@ -34,7 +40,7 @@ class VerifyReport:
     @property
     def exit_status(self) -> int:
         failed = [check.name for check in self.checks if check.status == "failed"]
-        return 0 if not failed else 1 if "integrity" in failed else 2
+        return 0 if not failed else 3 if "integrity" in failed else 4
 
     def as_dict(self) -> dict[str, object]:
         """The report for ``json.dumps``."""
@@ -66,19 +72,34 @@ def verify_bundle(base_path: str | os.PathLike[str]) -> VerifyReport:
 
 
 def _integrity(bundle: Bundle) -> Check:
-    count = 0
+    count, notes = 0, []
     for model in bundle.models:
         if bundle.backend == "pytorch":
             data = bundle.read(bundle.weights_member(model))
             weights = bundle.decode_weights(model, data)
             weights.check_values()
             count += sum(view.count for view in weights.tensors.values())
+            notes += _scale_note(bundle, model, weights)
             bundle.release(data)
         else:
             bundle.release(bundle.read(bundle.weights_member(model)))
     how = f"{count} finite weights" if count else "all members readable"
     sums = "checksums right" if bundle.sidecar is not None else f"CRCs right (no {SIDECAR} to compare with)"
-    return Check("integrity", "passed", f"{len(bundle.models)} models, {how}, {sums}")
+    text = "; ".join([f"{len(bundle.models)} models, {how}, {sums}", *dict.fromkeys(notes)])
+    # The writer of bundle.json keeps both scales alike; other writers never did.
+    wrong = notes and bundle.sidecar is not None
+    return Check("integrity", "failed" if wrong else "passed", text)
+
+
+def _scale_note(bundle: Bundle, model: str, weights: Weights) -> list[str]:
+    """What is said where the weights hold another intensity scale than the params."""
+    log_scale = weights.number(LOG_SCALE)
+    if log_scale is None:
+        return []
+    if abs(log_scale) > _LARGEST_LOG:
+        return [f"{model}: {LOG_SCALE} gives no finite intensity scale"]
+    note = agree(bundle.params[model], math.exp(log_scale), bundle.sidecar).note
+    return [] if note is None else [note]
 
 
 def _self_test(bundle: Bundle) -> Check:
@@ -93,7 +114,7 @@ def _self_test(bundle: Bundle) -> Check:
     except ImportError:
         return Check("self-test", "absent", "not run: needs torch (pip install torch)")
     try:
-        module = load_model(bundle, test.model)
+        module = load_model(bundle, test.model).module
         side, members = int(bundle.params[test.model]["N"]), int(bundle.params[test.model]["gridsize"]) ** 2
         if test.frames.shape != (1, members, side, side):
             return Check("self-test", "failed", f"its frames {test.frames.shape} are not the model's")

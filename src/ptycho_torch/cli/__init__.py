@@ -1,6 +1,8 @@
 """The ``ptychopinn`` command: one file for each group of commands, one for how they speak and fail.
 
-Every command is one call of the Python API. Exit status: 0 done, 2 wrong usage or input, 1 a failure.
+Every command is one call of the Python API. Exit status: 0 done, 2 wrong usage or input, 1 a failure at
+work, 3 and 4 a bundle that ``verify`` found bad; ended by a signal, 128 and its number: 130 for Ctrl-C, 143 for
+SIGTERM, 129 for SIGHUP. Every failure is one line on stderr, and under ``--json`` an object with ``error`` on stdout.
 """
 
 from __future__ import annotations

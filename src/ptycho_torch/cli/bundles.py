@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, fail, guarded
 
 __all__ = ["add_to"]
 
@@ -30,7 +30,10 @@ def inspect(bundle: BundleArgument, json: JsonFlag = False, quiet: QuietFlag = F
 
 @guarded
 def verify(bundle: BundleArgument, json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Check a bundle: integrity, then its self-test. Exit status 1: damaged; 2: the self-test failed."""
+    """Check a bundle: integrity, then its self-test.
+
+    Exit status: 0 good, 3 damaged, 4 the self-test failed; 2 where there is no bundle.
+    """
     console = Console(json, quiet)
     from ptycho_torch.bundle import verify_bundle
 
@@ -39,7 +42,7 @@ def verify(bundle: BundleArgument, json: JsonFlag = False, quiet: QuietFlag = Fa
     if quiet:
         for check in report.checks:
             if check.status == "failed":
-                typer.echo(f"error: {check.name}: {check.text}", err=True)
+                fail(f"{check.name}: {check.text}", "Check", json=False)
     raise typer.Exit(report.exit_status)
 
 

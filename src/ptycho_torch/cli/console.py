@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import io
 import logging
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +17,34 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ptycho_torch.errors import DependencyError, Interrupted, PtychoError, TrainingError
+from ptycho_torch.errors import DependencyError, Interrupted, PtychoError, TrainingError, one_line
 
-__all__ = ["Console", "JsonFlag", "QuietFlag", "guarded"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_USAGE",
+    "Console",
+    "JsonFlag",
+    "QuietFlag",
+    "UsageProblem",
+    "fail",
+    "guarded",
+]
+
+# typer carries its own copy of click, or uses the one beside it: what its errors have in common is asked of them.
+UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""What is raised for a command line that cannot be read."""
+
+EXIT_FAILED = 1
+"""The work failed: training that cannot go on, a missing dependency, too little memory, a bug."""
+EXIT_USAGE = 2
+"""The command line, the configuration or a file is not what it should be."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Ctrl-C; other signals have their own number in place of 2."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Update = Callable[..., None]
@@ -31,6 +56,7 @@ class Console:
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
         self.json, self.quiet = json, quiet
         self.silent = json or quiet
+        _make_writable()
         _set_up_logging(logging.WARNING if self.silent else logging.INFO)
 
     @contextmanager
@@ -64,11 +90,21 @@ class Console:
         elif not self.quiet:
             _print_table(result if table is None else table, title)
 
+    @contextmanager
+    def drawing(self, path: Path) -> Iterator[None]:
+        """What is only to look at, once the numbers are on the disk: its failure is a warning."""
+        try:
+            yield
+        except Exception as error:
+            logging.getLogger("ptycho_torch").warning(
+                "%s: not drawn (%s: %s); the data are written", path, type(error).__name__, error
+            )
+
     def files(self, files: Mapping[str, Path]) -> None:
         """The paths of what was written, one a line."""
         if not self.silent:
             for path in files.values():
-                typer.echo(f"  {path}")
+                typer.echo(f"  {one_line(path)}")
 
 
 def _bar(label: str) -> Any:
@@ -92,19 +128,39 @@ def _print_table(rows: Mapping[str, Any], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, show_header=False, title_justify="left", box=None, padding=(0, 2))
+    table = Table(
+        title=Text(one_line(title)) if title else None,
+        show_header=False,
+        title_justify="left",
+        box=None,
+        padding=(0, 2),
+    )
     for key, value in rows.items():
         shown = (
             f"{value:.5g}" if isinstance(value, float) else "not available" if value is None else str(value)
         )
-        table.add_row(Text(key), Text(shown))
+        table.add_row(Text(one_line(key, 200)), Text(one_line(shown)))
     RichConsole(highlight=False).print(table)
+
+
+class _OneLine(logging.Formatter):
+    """Messages hold texts out of files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def _make_writable() -> None:
+    """Let nothing that is said fail for the terminal's encoding, or for a file name that is no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _set_up_logging(level: int) -> None:
     """The package's own messages go to stderr; those of the libraries only when they warn."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_OneLine("%(message)s"))
     logger = logging.getLogger("ptycho_torch")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
@@ -119,26 +175,59 @@ def _set_up_logging(level: int) -> None:
     warnings.filterwarnings("ignore", module=r"lightning\..*")
 
 
+def fail(text: str, kind: str, json: bool) -> None:
+    """Say in one line what is wrong: on stderr, and with ``json`` as an object on stdout, too."""
+    _make_writable()
+    line = one_line(text)
+    typer.echo(f"error: {line}", err=True)
+    if json:
+        from ptycho_torch.report.tables import json_text
+
+        sys.stdout.write(json_text({"error": line, "kind": kind}))
+
+
 def guarded(command: F) -> F:
-    """Turns the package's errors into one line on stderr and an exit status; others keep their traceback."""
+    """Turn every failure of a command into one line and an exit status; ``--debug`` shows the traceback."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except PtychoError as error:
-            status = 1 if isinstance(error, TrainingError | DependencyError) else 2
-            typer.echo(f"error: {error}", err=True)
-            if kwargs.get("json"):
-                from ptycho_torch.report.tables import json_text
-
-                sys.stdout.write(json_text({"error": str(error), "kind": type(error).__name__}))
+        except (typer.Exit, typer.Abort, UsageProblem, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                traceback.print_exc()
+            text, status = _explained(error, debug)
+            fail(text, type(error).__name__, bool(kwargs.get("json")))
             raise typer.Exit(status) from None
-        except Interrupted as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(128 + stop.number) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; nothing was written by this command beyond what it has said", err=True)
-            raise typer.Exit(128 + signal.SIGINT) from None
 
+    signature = inspect.signature(command, eval_str=True)
+    flag = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugFlag)
+    parameters = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*signature.parameters.values(), flag)
+    ]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run  # type: ignore[return-value]
+
+
+def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
+    """The line and the exit status for an exception."""
+    if isinstance(error, Interrupted):
+        return str(error), 128 + error.number
+    if isinstance(error, KeyboardInterrupt):
+        return (
+            "interrupted; nothing was written by this command beyond what it has said",
+            EXIT_INTERRUPTED,
+        )
+    if isinstance(error, PtychoError):
+        work = isinstance(error, TrainingError | DependencyError)
+        return str(error), EXIT_FAILED if work else EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or take fewer frames or a smaller size", EXIT_FAILED
+    more = "" if debug else "; --debug shows where, and a report of it is welcome"
+    return (
+        f"unexpected {type(error).__name__}: {one_line(error, 400) or 'no reason given'}{more}",
+        EXIT_FAILED,
+    )

@@ -33,9 +33,26 @@ _NOT_FLAGS = (
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
-    bundle: Annotated[Path, typer.Argument(help="Model bundle wts.h5.zip, or a folder that holds one.")],
     scan: Annotated[Path, typer.Argument(help="Scan file.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for what is written.")],
+    second: Annotated[Path | None, typer.Argument(hidden=True, show_default=False)] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Folder for what is written; default: SCAN's name + '_image'.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model bundle wts.h5.zip, or a folder that holds one; default: the one that ships with the package.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
@@ -79,7 +96,7 @@ def reconstruct(
     quiet: QuietFlag = False,
     flags: Any = None,
 ) -> None:
-    """Reconstruct SCAN with the model in BUNDLE.
+    """Reconstruct SCAN. No training is needed: a pretrained model ships with the package.
 
     Writes reconstruction.npz (object, weight, origin_xy, positions, probe), reconstruction.png,
     metrics.json and report.html.
@@ -87,6 +104,10 @@ def reconstruct(
     console = Console(json, quiet)
     from ptycho_torch.config import read_yaml
 
+    if second is not None:
+        raise ConfigError(
+            f"the scan comes first, the model by name: ptychopinn reconstruct {second} --model {scan}"
+        )
     settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
     if config is not None:
         data = read_yaml(config)
@@ -112,9 +133,9 @@ def reconstruct(
 
     with console.progress("reconstructing") as groups, console.progress("refining") as sweeps:
         done = reconstruct_to(
-            output_dir,
-            bundle,
+            output_dir or Path(f"{scan.stem}_image"),
             data_in,
+            model,
             settings,
             execution,
             refinement=refinement,
@@ -122,8 +143,12 @@ def reconstruct(
             listeners=Listeners(groups, lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}")),
         )
     files = {name: str(path) for name, path in done.files.items()}
-    shown = ("frames", "groups", "shape", "seconds", "frames_per_second", "residual", "sweeps")
-    console.finish({**done.metrics, "files": files}, {k: done.metrics[k] for k in shown}, "Reconstructed")
+    shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "sweeps")
+    console.finish(
+        {**done.metrics, "files": files},
+        {k: done.metrics[k] for k in shown if done.metrics.get(k) is not None},
+        "Reconstructed",
+    )
     console.files(done.files)
 
 
@@ -132,7 +157,7 @@ def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool
     from ptycho_torch.solvers import SOLVERS
     from ptycho_torch.workflows.inference import Refinement
 
-    kind = SOLVERS.get(solver).options
+    kind = SOLVERS.get(solver).Options
     wanted: dict[str, Any] = {"sweeps": sweeps, "update_positions": positions}
     if minutes is not None:
         if "minutes" not in config_fields(kind):

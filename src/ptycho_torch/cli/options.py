@@ -57,13 +57,28 @@ class _Unset:
 _UNSET = _Unset()
 
 
+def _facts(default: Any, meta: Mapping[str, Any]) -> str:
+    """Default and range of a field in words."""
+    shown = "on" if default is True else "off" if default is False else "none" if default is None else default
+    facts = [f"default: {shown}"]
+    for key, words in (
+        ("ge", "at least"),
+        ("gt", "above"),
+        ("le", "at most"),
+        ("multiple_of", "a multiple of"),
+    ):
+        if key in meta:
+            facts.append(f"{words} {meta[key]}")
+    return "; ".join(facts)
+
+
 def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
     leaf = _leaf(name)
     spelled = "--" + leaf.replace("_", "-")
     default = item.default if not callable(item.default_factory) else None  # type: ignore[misc]
     text = item.metadata.get("help", "")
-    shown = "on" if default is True else "off" if default is False else default
-    text += f" [default: {'none' if shown is None else shown}]"
+    # Brackets are markup to the library that prints the help; unescaped, they and what is in them vanish.
+    text = f"{text} [{_facts(default, item.metadata)}]".replace("[", r"\[")
     annotation: Any
     if kind is bool:
         option = typer.Option(

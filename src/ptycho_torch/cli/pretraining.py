@@ -21,7 +21,7 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in this folder; more --steps prolong it.")
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     flags: Any = None,

@@ -47,7 +47,9 @@ def simulate(
     jitter: Annotated[
         float, typer.Option("--jitter", help="Standard deviation of random shifts, pixels.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of object, positions and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of object, positions and noise.")
+    ] = 0,
     measurement: Annotated[
         str, typer.Option("--measurement", metavar="amplitude|counts", help="What the file holds.")
     ] = "amplitude",
@@ -56,18 +58,34 @@ def simulate(
 ) -> None:
     """Simulate a scan of a known object, with photon noise, and write it as NPZ."""
     console = Console(json, quiet)
-    from ptycho_torch.report.figures import save_figure, scan_figure
+    from ptycho_torch.files import require_new
+    from ptycho_torch.files.memory import need_memory
     from ptycho_torch.scan import write_scan
-    from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    from ptycho_torch.simulation import OBJECT_NAMES, make_object, make_positions, make_probe, simulate_scan
 
+    picture = output.with_name(output.name.removesuffix(".npz") + ".png")
+    require_new([output, picture], object, probe)
+    if object in OBJECT_NAMES:
+        need_memory(200 * size**2, f"--size {size}", "give a smaller size")
+    if n is not None:
+        need_memory(64 * n**2, f"--N {n}", "give a smaller frame")
     obj, wave = make_object(object, size, seed), make_probe(probe, n)
     frame = wave.shape[-1]
     spacing = 8.0 if step is None and count is None else step
+    if spacing is not None and spacing > 0:
+        wanted = max(1, max(obj.shape) / spacing) ** 2
+        need_memory(int(min(8 * wanted * frame**2, 1e30)), f"--step {spacing:g}", "give a larger step")
+    elif count is not None:
+        need_memory(8 * count * frame**2, f"--count {count}", "ask for fewer frames")
     positions = make_positions(scan, obj.shape, frame, step=spacing, count=count, jitter=jitter, seed=seed)
     made = simulate_scan(obj, wave, positions, photons=photons, seed=seed, noise=noise)
     write_scan(made, output, measurement=measurement)
-    picture = output.with_suffix(".png")
-    save_figure(scan_figure(made), picture)
+    files = {"scan": output}
+    with console.drawing(picture):
+        from ptycho_torch.report.figures import save_figure, scan_figure
+
+        save_figure(scan_figure(made), picture)
+        files["figure"] = picture
     result = {
         "frames": made.n_frames,
         "N": made.N,
@@ -77,7 +95,6 @@ def simulate(
         "noise": noise,
         "seed": seed,
     }
-    files = {"scan": output, "figure": picture}
     console.finish({**result, "files": {k: str(v) for k, v in files.items()}}, result, "Simulated")
     console.files(files)
 
@@ -92,7 +109,7 @@ def demo(
         int | None,
         typer.Option("--steps", min=1, help="Training steps, instead of minutes: the same on every machine."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

@@ -32,6 +32,24 @@ ProbeFileOption = Annotated[
     typer.Option("--probe-file", help="File with a probe to use in place of the scan's.", show_default=False),
 ]
 
+ScanArgument = Annotated[
+    Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with any of the fields below.", show_default=False)
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option("--resume", help="Folder of a run that was ended; goes on from there.", show_default=False),
+]
+ForceFlag = Annotated[
+    bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
+]
+
 
 @guarded
 @with_fields(
@@ -40,26 +58,11 @@ ProbeFileOption = Annotated[
     (ReadingConfig, "Scan file", ()),
 )
 def train(
-    scan: Annotated[
-        Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume", help="Folder of a run that was ended; goes on from there.", show_default=False
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
-    ] = False,
+    scan: ScanArgument = None,
+    output_dir: FolderOption = None,
+    config: ConfigOption = None,
+    resume: ResumeOption = None,
+    force: ForceFlag = False,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     probe_file: ProbeFileOption = None,
@@ -77,22 +80,10 @@ def train(
     console = Console(json, quiet)
     settings, execution, named = _settings(config, resume, flags)
     execution.progress = not console.silent
-    folder = output_dir or resume or named
-    if folder is None:
-        raise ConfigError("--output-dir: expected a folder to write to, found none")
-    if resume is not None and folder.resolve() != resume.resolve():
-        raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
-    if resume is not None and force:
-        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
-    path = scan or (None if resume is not None else settings.train_data_file)
-    if path is None and resume is None:
-        raise ConfigError("SCAN: expected a scan file to train on, found none")
+    folder, path = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
     from ptycho_torch.workflows import training
 
-    if path is None and resume is not None:
-        path = training.RunFolder(resume).scan_file(None).path
-    assert path is not None
     with console.progress("probe") as update:
         watch = training.Watch(
             on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
@@ -132,6 +123,27 @@ def _settings(
     apply_flags(settings, flags)
     apply_flags(execution, flags)
     return settings, execution, settings.output_dir if sources else None
+
+
+def _places(
+    scan: Path | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
+) -> tuple[Path, Path]:
+    """The folder to write to and the scan file; with ``resume``, the run's own unless another path is given."""
+    if resume is not None and force:
+        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+    if resume is not None:
+        from ptycho_torch.workflows.run_folder import RunFolder
+
+        if folder is not None and folder.resolve() != resume.resolve():
+            raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
+        return resume, scan or RunFolder(resume).scan_file(None).path
+    if folder is None:
+        raise ConfigError("--output-dir: expected a folder to write to, found none")
+    if scan is None and settings.train_data_file is None:
+        raise ConfigError("SCAN: expected a scan file to train on, found none")
+    path = scan or settings.train_data_file
+    assert path is not None
+    return folder, path
 
 
 def add_to(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_torch.compat.layout import from_channels_last, to_channels_last
-from ptycho_torch.compat.raw_data import OnCanvas
+from ptycho_torch.compat.raw_data import OnCanvas, RawData
+from ptycho_torch.config import InferenceConfig
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.patches import crop, merge, region_size
 from ptycho_torch.reconstruction.stitching import Canvas
+from ptycho_torch.scan import Scan
 from ptycho_torch.scan.product import HALF_PIXEL
 
-__all__ = ["Patches", "Predictor", "reassemble_position"]
+__all__ = ["Orientation", "Patches", "Predictor", "reassemble_position", "stitched_as_older"]
 
 
 class Patches(np.ndarray):
@@ -120,3 +123,41 @@ def _placed(
     columns = slice(max(0, x), min(shape[1], x + obj.shape[1]))
     out[rows, columns] = obj[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
     return out
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How an image is put together where a scan's axes point elsewhere: the sign of the group positions'
+    x and y changed, patches transposed; ``M`` as :func:`reassemble_position` takes it."""
+
+    flip_x: bool = False
+    flip_y: bool = False
+    transpose: bool = False
+    M: int = 20
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is flipped or transposed."""
+        return self.flip_x or self.flip_y or self.transpose
+
+
+def stitched_as_older(
+    model: Any, scan: Scan, settings: InferenceConfig, orientation: Orientation
+) -> NDArray[np.complex64]:
+    """The object (H, W) of a scan by the older program's steps, which hold everything in memory.
+
+    Groups are predicted as they are; then patches are transposed and positions flipped, and put together.
+    """
+    data = RawData.of(scan).generate_grouped_data(
+        scan.N, K=settings.neighbor_count, gridsize=model.config.gridsize, seed=settings.seed
+    )
+    x = data["X_full"] * np.float32(model.intensity_scale)
+    patches = Predictor(model).predict([x, data["coords_relative"]], batch_size=settings.batch_size)
+    if orientation.transpose:
+        weight = patches.weight
+        patches = np.swapaxes(patches, 1, 2)
+        patches.weight = None if weight is None else weight.T
+    signs = np.where([orientation.flip_x, orientation.flip_y], -1.0, 1.0)
+    # A plain array: mirrored positions lie on no object guess's canvas.
+    places = np.array(data["coords_offsets"]) * signs[:, None]
+    return reassemble_position(patches, places, orientation.M)[..., 0]

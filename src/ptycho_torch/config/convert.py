@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.config.yamlfile import read_yaml
+from ptycho_torch.errors import ConfigError, brief, printable
 
 __all__ = [
     "config_fields",
     "from_dict",
     "load_yaml",
-    "read_yaml",
     "set_field",
     "to_dict",
     "to_yaml",
@@ -85,9 +85,14 @@ def _convert(value: Any, kind: Any) -> Any:
             return value
         if hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0:
             return int(value.__index__())
+        if isinstance(value, float) and value.is_integer():  # as scripts for the older program write them
+            return int(value)
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise TypeError from None
         if getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in "fiu":
             return float(value)
         if isinstance(value, str):  # YAML 1.1 reads 1e9 as text
@@ -107,9 +112,7 @@ def _check(name: str, value: Any, kind: Any, item: dataclasses.Field[Any], where
     try:
         value = _convert(value, kind)
     except TypeError:
-        raise ConfigError(
-            f"{where}{name}: expected {_describe(kind)}, found {printable(repr(value), 80)}"
-        ) from None
+        raise ConfigError(f"{where}{name}: expected {_describe(kind)}, found {brief(value, 80)}") from None
     if isinstance(value, int | float) and not isinstance(value, bool):
         meta = item.metadata
         limits = []
@@ -124,7 +127,7 @@ def _check(name: str, value: Any, kind: Any, item: dataclasses.Field[Any], where
         if "multiple_of" in meta and value % meta["multiple_of"]:
             limits.append(f"a multiple of {meta['multiple_of']}")
         if limits:
-            raise ConfigError(f"{where}{name}: expected a value {' and '.join(limits)}, found {value}")
+            raise ConfigError(f"{where}{name}: expected a value {' and '.join(limits)}, found {brief(value)}")
     return value
 
 
@@ -168,13 +171,17 @@ def set_field(config: Any, name: str, value: Any, where: str = "") -> None:
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
     """A configuration from nested or dotted keys, over ``base`` or the defaults."""
     config = cls() if base is None else base
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}expected keys and values, found {brief(data)}")
     nested = {f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(getattr(config, f.name))}  # type: ignore[arg-type]
 
     def walk(part: Mapping[str, Any], prefix: str) -> None:
         for key, value in part.items():
             if not isinstance(key, str):
-                raise ConfigError(f"{where}{prefix}{printable(repr(key))}: expected a name as key")
-            if isinstance(value, Mapping) and not prefix and key in nested:
+                raise ConfigError(f"{where}{prefix}{brief(key)}: expected a name as key")
+            if not prefix and key in nested:
+                if not isinstance(value, Mapping):
+                    raise ConfigError(f"{where}{key}: expected keys and values, found {brief(value)}")
                 walk(value, f"{key}.")
             else:
                 set_field(config, prefix + key, value, where)
@@ -197,24 +204,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
     """Reads a YAML file into a configuration; :class:`ConfigError` names file and key."""
     return from_dict(cls, read_yaml(path), where=f"{path}: ", base=base)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; :class:`ConfigError` where it cannot be read or has others."""
-    import yaml
-
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {printable(error)}") from error
-    if data is None:
-        data = {}
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
-    return dict(data)
 
 
 def to_yaml(config: Any, **sections: Any) -> str:

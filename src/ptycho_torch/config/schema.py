@@ -9,7 +9,8 @@ declaration. Construction checks nothing (callers fill objects step by step, ``N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,14 @@ __all__ = [
     "ModelConfig",
     "TrainingConfig",
 ]
+
+
+def _renamed_groups(n_images: int | None, n_groups: int | None) -> int | None:
+    """``n_groups``, or the value given by its former name, with a warning."""
+    if n_images is None:
+        return n_groups
+    warnings.warn("n_images is deprecated; use n_groups", DeprecationWarning, stacklevel=4)
+    return n_images if n_groups is None else n_groups
 
 
 @dataclass
@@ -70,7 +79,7 @@ class TrainingConfig:
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
     n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
-    subsample_seed: int | None = opt(None, "seed of that choice; default: seed", ge=0)
+    subsample_seed: int | None = opt(None, "seed of that choice; default: seed", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
     sequential_sampling: bool = opt(False, "take frames in file order when subsampling")
     overlap: bool = opt(
@@ -118,15 +127,19 @@ class TrainingConfig:
     nepochs: int = opt(50, "epochs at most", ge=1)
     max_minutes: float | None = opt(8.0, "wall-clock budget; the learning rate decays towards it", gt=0)
     max_steps: int | None = opt(None, "optimiser steps at most", ge=1)
-    learning_rate: float = opt(1e-3, "peak learning rate of Adam", gt=0)
+    learning_rate: float = opt(1e-3, "peak learning rate of Adam", gt=0, le=10)
     warmup_steps: int = opt(50, "steps of linear warm-up", ge=0)
     gradient_clip: float = opt(1.0, "largest gradient norm; 0: no clipping", ge=0)
     patience: int | None = opt(None, "stop after so many epochs without improvement; default: never", ge=1)
-    seed: int = opt(0, "seed of everything random", ge=0)
+    seed: int = opt(0, "seed of everything random", ge=0, le=2**32 - 1)
 
     backend: Literal["pytorch", "tensorflow"] = opt(
         "pytorch", "only 'pytorch' is carried out by this package"
     )
+    n_images: InitVar[int | None] = None
+
+    def __post_init__(self, n_images: int | None) -> None:
+        self.n_groups = _renamed_groups(n_images, self.n_groups)
 
 
 @dataclass
@@ -139,14 +152,24 @@ class InferenceConfig:
     output_dir: Path = opt(Path("inference_outputs"), "folder for everything that inference writes")
     n_groups: int | None = opt(None, "groups to reconstruct; default: one per frame", ge=1)
     n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
-    subsample_seed: int | None = opt(None, "seed of that choice", ge=0)
+    subsample_seed: int | None = opt(None, "seed of that choice", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
     batch_size: int = opt(32, "groups per step", ge=1)
-    seed: int = opt(0, "seed of the grouping", ge=0)
+    seed: int = opt(0, "seed of the grouping, and of the frames kept back", ge=0, le=2**32 - 1)
+    effort: Literal["quick", "normal", "thorough"] = opt(
+        "normal", "iterations of the learned solver: 4, 7 or 14"
+    )
+    withhold: float = opt(
+        0.02, "part of the frames that is kept from the solver, to measure the residual on", ge=0, le=0.5
+    )
     debug: bool = opt(False, "kept for other programs", carried=True)
     backend: Literal["pytorch", "tensorflow"] = opt(
         "pytorch", "only 'pytorch' is carried out by this package"
     )
+    n_images: InitVar[int | None] = None
+
+    def __post_init__(self, n_images: int | None) -> None:
+        self.n_groups = _renamed_groups(n_images, self.n_groups)
 
 
 @dataclass
@@ -157,6 +180,6 @@ class ExecutionConfig:
     devices: int = opt(1, "devices to use", ge=1, le=1024)
     precision: Literal["fp32", "bf16"] = opt("fp32", "arithmetic of the network; physics stays fp32")
     num_workers: int = opt(0, "processes that prepare data", ge=0, le=256)
-    threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1)
+    threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1, le=1024)
     deterministic: bool = opt(True, "same seed, same numbers on the same machine")
     progress: bool = opt(True, "show a progress bar")

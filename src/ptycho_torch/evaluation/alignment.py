@@ -1,11 +1,12 @@
 """Bringing a reconstruction into the frame and gauge of a reference.
 
-Ptychography leaves a global phase, the amplitude against the probe's power, and the position as a
-whole open; those are fixed here, and nothing else.
+Ptychography leaves a linear phase ramp, a global phase, the amplitude against the probe's power, and the position
+as a whole open; those are taken off here, and nothing else (:mod:`ptycho_torch.evaluation.gauge`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +14,60 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptycho_torch.errors import DataError
+from ptycho_torch.evaluation.gauge import (
+    Complex,
+    Fit,
+    Movable,
+    Pair,
+    coarse_ramp,
+    coarse_shift,
+    refined,
+    soft,
+    turned,
+)
 from ptycho_torch.evaluation.reference import Reference
 
-__all__ = ["Aligned", "Alignment", "align", "inner_rectangle", "overlap"]
+__all__ = ["GAUGES", "Aligned", "Alignment", "align", "inner_rectangle", "overlap"]
+
+GAUGES = ("ramp", "phase", "scale", "shift")
+"""What is open between two reconstructions of the same frames, and can be kept."""
 
 _LIMIT = 0.3
+_LEAST = 16
+_BORDER = 32
+_MARGIN = 4
+"""Pixels at the border of what is known that are not compared, so that smaller shifts leave the region as it is."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was applied to the reconstruction, in this order.
+    """What was applied to the reconstruction, in this order: ramp, shift, phase and scale.
 
-    ``shift_xy``: pixels by which it was moved, (0, 0) unless registration was asked for.
-    ``phase``: radians added. ``amplitude_scale``: factor on the amplitude.
+    Attributes
+    ----------
+    ramp_xy : tuple of float
+        Radians per pixel added along x and y, zero at ``middle_xy``.
+    ramp_detector_px : tuple of float or None
+        The same in pixels by which it moves the frames on the detector; None when the frames' size is not known.
+    shift_xy : tuple of float
+        Pixels by which it was moved.
+    phase : float
+        Radians added.
+    amplitude_scale : float
+        Factor on the amplitude.
+    middle_xy : tuple of float
+        Scan coordinate of the middle of the compared region.
+    kept : tuple of str
+        Which of :data:`GAUGES` were left as they were.
     """
 
-    shift_xy: tuple[float, float]
+    ramp_xy: Pair
+    ramp_detector_px: Pair | None
+    shift_xy: Pair
     phase: float
     amplitude_scale: float
+    middle_xy: Pair
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,74 +151,148 @@ def inner_rectangle(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def align(
-    image: Reference, reference: Reference, *, register: bool = False, region: NDArray[np.bool_] | None = None
+    image: Reference,
+    reference: Reference,
+    *,
+    keep: Collection[str] = (),
+    region: NDArray[np.bool_] | None = None,
 ) -> Aligned:
-    """Crops both to their common rectangle and puts ``image`` into the gauge of ``reference``.
+    """Crop both to their common rectangle and put ``image`` into the gauge of ``reference``.
 
-    The region is where both weights exceed 0.3 of their maximum, and where ``region`` (H, W) on the
-    image's own canvas is true. The phase is that of ``sum conj(o) r``, the amplitude scale
-    ``sum |o||r| / sum |o|^2``, both over the region. ``register`` moves the image by a sub-pixel shift
-    found by phase correlation of the complex objects.
+    Parameters
+    ----------
+    image, reference : Reference
+        What is moved, and what it is compared with.
+    keep : collection of str
+        Which of "ramp", "phase", "scale" and "shift" are left as they are, so that they count as errors.
+    region : (H, W) bool array, optional
+        Part of the image's own canvas to compare; default: all that is known.
 
-    Raises :class:`DataError` when there is nothing in common to compare.
+    Returns
+    -------
+    Aligned
+        Both on their common rectangle. Compared is where both weights exceed 0.3 of their maximum and, unless the shift
+        is kept, so they do four pixels around: a shift up to that size leaves the region as it is. The phase is
+        that of ``sum conj(o) r``, the amplitude scale ``sum |o||r| / sum |o|^2``, both over the region.
+
+    Raises
+    ------
+    DataError
+        When there is nothing in common to compare, or ``keep`` has another word.
     """
-    known = image.weight > _LIMIT * image.weight.max(initial=0)
-    if region is not None:
-        if region.shape != image.object.shape or region.dtype != bool:
-            raise DataError(
-                f"region: expected bool of shape {image.object.shape}, found {region.dtype} of {region.shape}"
-            )
-        known &= region
-    ours, theirs = overlap(image.origin_xy, image.object.shape, reference.origin_xy, reference.object.shape)
-    x, y = image.origin_xy[0] + ours[1].start, image.origin_xy[1] + ours[0].start
-    target = reference.object[theirs].astype(np.complex128)
-    theirs_known = (reference.weight > _LIMIT * reference.weight.max(initial=0))[theirs]
-    moved, common = image.object[ours].astype(np.complex128), known[ours] & theirs_known
-    _require(common)
-    shift = (0.0, 0.0)
-    if register:
-        shift = _registration(moved, target, common)
-        whole = image.object.astype(np.complex128)
-        real, imaginary = (
-            ndimage.shift(part, shift, order=3, mode="nearest") for part in (whole.real, whole.imag)
-        )
-        # A pixel counts when all that it was interpolated from was known.
-        still = ndimage.binary_erosion(ndimage.shift(known.astype(float), shift, order=1) > 0.999)
-        moved, common = (real + 1j * imaginary)[ours], still[ours] & theirs_known
-        _require(common)
-    o, r = moved[common], target[common]
-    power = float(np.sum(np.abs(o) ** 2))
-    if power == 0 or not np.any(r):
+    kept = _kept(keep)
+    known = _Known(image, reference, _wanted(image, region), 0 if "shift" in kept else _MARGIN)
+    ours = known.ours
+    values, other = (part.object.astype(np.complex128) for part in (image, reference))
+    target, still = other[known.theirs], known.at((0.0, 0.0))
+    _require(still)
+    if not np.any(values[ours][still]) or not np.any(target[still]):
         raise DataError("objects: expected some signal in the common region, found zeros")
-    phase = float(np.angle(np.vdot(o, r)))
-    scale = float(np.sum(np.abs(o) * np.abs(r))) / power
-    record = Alignment((float(shift[1]), float(shift[0])), phase, scale)
-    return Aligned(moved * scale * np.exp(1j * phase), target, common, (x, y), record)
+    fit = _fitted(values, other, known, "shift" not in kept)
+    common = known.at(fit.shift_xy)
+    _require(common)
+    middle = tuple(float(index.mean()) for index in np.nonzero(common)[::-1])
+    about = (middle[0] + ours[1].start, middle[1] + ours[0].start)
+    ramp = (0.0, 0.0) if "ramp" in kept else fit.ramp_xy
+    # The ramp is zero at the middle of what is compared, which the shift comes to.
+    moved = turned(values, ramp, (about[0] - fit.shift_xy[0], about[1] - fit.shift_xy[1]))
+    if "shift" not in kept:
+        moved = Movable(moved).at(fit.shift_xy)
+    moved = moved[ours]
+    o, r = moved[common], target[common]
+    phase = 0.0 if "phase" in kept else float(np.angle(np.vdot(o, r)))
+    scale = 1.0 if "scale" in kept else float(np.sum(np.abs(o) * np.abs(r)) / np.sum(np.abs(o) ** 2))
+    x, y = image.origin_xy
+    record = Alignment(
+        ramp,
+        None
+        if image.frame_size is None
+        else (ramp[0] * image.frame_size / (2 * np.pi), ramp[1] * image.frame_size / (2 * np.pi)),
+        fit.shift_xy,
+        phase,
+        scale,
+        (x + about[0], y + about[1]),
+        kept,
+    )
+    origin = (x + ours[1].start, y + ours[0].start)
+    return Aligned(moved * scale * np.exp(1j * phase), target, common, origin, record)
+
+
+def _kept(keep: Collection[str]) -> tuple[str, ...]:
+    words = (keep,) if isinstance(keep, str) else tuple(keep)
+    unknown = [word for word in words if word not in GAUGES]
+    if unknown:
+        raise DataError(f"keep: expected some of {', '.join(GAUGES)}, found {', '.join(unknown)}")
+    return tuple(gauge for gauge in GAUGES if gauge in words)
+
+
+def _wanted(image: Reference, region: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    if region is None:
+        return np.ones(image.object.shape, bool)
+    if region.shape != image.object.shape or region.dtype != bool:
+        raise DataError(
+            f"region: expected bool of shape {image.object.shape}, found {region.dtype} of {region.shape}"
+        )
+    return region
+
+
+class _Known:
+    """What is known of an image and a reference, by the shift of the image."""
+
+    def __init__(
+        self, image: Reference, reference: Reference, wanted: NDArray[np.bool_], margin: int
+    ) -> None:
+        self.ours, self.theirs = overlap(
+            image.origin_xy, image.object.shape, reference.origin_xy, reference.object.shape
+        )
+        self._image, self._reference = (
+            part.weight > _LIMIT * part.weight.max(initial=0) for part in (image, reference)
+        )
+        self._wanted, self._margin = wanted[self.ours], margin
+
+    def at(self, shift_xy: Pair) -> NDArray[np.bool_]:
+        """Return which pixels of the common rectangle are to be compared once the image is moved, (h, w) bool."""
+        ours, theirs = self._moved(self._image, shift_xy), self._moved(self._reference, (0.0, 0.0))
+        return ours[self.ours] & theirs[self.theirs] & self._wanted
+
+    def before(self, shift_xy: Pair) -> NDArray[np.bool_]:
+        """Return the same pixels as they lie before the image is moved."""
+        back = (-shift_xy[0], -shift_xy[1])
+        ours, theirs = self._moved(self._image, (0.0, 0.0)), self._moved(self._reference, back)
+        return ours[self.ours] & theirs[self.theirs] & self._moved(self._wanted, back, 0)
+
+    def _moved(self, mask: NDArray[np.bool_], shift_xy: Pair, margin: int | None = None) -> NDArray[np.bool_]:
+        margin = self._margin if margin is None else margin
+        if max(np.abs(shift_xy)) > self._margin:
+            mask = ndimage.shift(mask.astype(float), shift_xy[::-1], order=1) > 0.999
+        # Pixels whose neighbours up to the margin are all in the mask; beyond the array there are none.
+        inner = ndimage.minimum_filter(mask.astype(np.uint8), 2 * margin + 1, mode="constant")
+        return np.asarray(inner.astype(bool))
+
+
+def _fitted(values: Complex, reference: Complex, known: _Known, move: bool) -> Fit:
+    """Ramp and shift between an image and a reference, from the better of two starts."""
+    image, target = values[known.ours], reference[known.theirs]
+    starts: list[Pair] = [(0.0, 0.0)]
+    if move:
+        x, y = coarse_shift(image, target, known.before((0.0, 0.0)))
+        if (x, y) != (0, 0):
+            starts.append((float(x), float(y)))
+    view, fits = Movable(reference, _BORDER), []
+    for start in starts:
+        region = known.before(start)
+        if np.count_nonzero(region) < _LEAST:
+            continue
+        rolled = np.roll(reference, (-int(start[1]), -int(start[0])), (0, 1))[known.theirs]
+        ramp = coarse_ramp(image, rolled, region)
+        fits.append(refined(image, view, known.theirs, soft(region), Fit(ramp, start, move)))
+    return max(fits, key=lambda fit: fit.correlation)
 
 
 def _require(common: NDArray[np.bool_]) -> None:
-    if np.count_nonzero(common) < 16:
+    count = np.count_nonzero(common)
+    if count < _LEAST:
         raise DataError(
-            f"region: expected at least 16 pixels known in both, found {np.count_nonzero(common)}; "
+            f"region: expected at least {_LEAST} pixels known in both, found {count}; "
             "check origins, positions and the region asked for"
         )
-
-
-def _registration(
-    image: NDArray[np.complex128], reference: NDArray[np.complex128], region: NDArray[np.bool_]
-) -> tuple[float, float]:
-    """(rows, columns) by which the image must move."""
-    from skimage.registration import phase_cross_correlation
-
-    rows, columns = ndimage.find_objects(region.astype(np.int8))[0]
-    inside = region[rows, columns]
-    # A soft edge, so that the outline of the region is not what is registered.
-    soft = np.clip(
-        ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1] / max(4, min(inside.shape) // 8), 0, 1
-    )
-    views = []
-    for values in (reference[rows, columns], image[rows, columns]):
-        mean = np.sum(values * soft) / np.sum(soft)
-        views.append((values - mean) * soft)
-    found, _, _ = phase_cross_correlation(*views, upsample_factor=100, normalization=None)
-    return float(found[0]), float(found[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Reference:
     ``object``: (H, W) complex64. ``weight``: (H, W) float32, how well each pixel is known. ``origin_xy``:
     scan coordinate (x, y) of pixel [0, 0]. ``placed``: False when the origin is the convention of a scan's
     object, (0, 0), and nothing in the source said so. ``source``: where it is from, for reports.
+    ``frame_size``: edge N of the frames that it was made from, where known.
     """
 
     object: NDArray[np.complex64]
@@ -30,6 +32,7 @@ class Reference:
     origin_xy: tuple[float, float] = (0.0, 0.0)
     placed: bool = True
     source: str = "array"
+    frame_size: int | None = None
 
 
 def as_reference(reference: Reference | Reconstruction | NDArray[np.complexfloating]) -> Reference:
@@ -38,7 +41,8 @@ def as_reference(reference: Reference | Reconstruction | NDArray[np.complexfloat
         return reference
     if isinstance(reference, Reconstruction):
         x, y = (float(v) for v in reference.origin_xy)
-        return Reference(reference.object, reference.weight, (x, y), source="reconstruction")
+        size = reference.probe.shape[-1]
+        return Reference(reference.object, reference.weight, (x, y), source="reconstruction", frame_size=size)
     values = np.asarray(reference)
     if values.ndim == 3 and values.shape[0] == 1:
         values = values[0]
@@ -79,8 +83,9 @@ def load_reference(path: str | Path) -> Reference:
     if scan.object_guess is None:
         raise ScanError(f"{path}: objectGuess: expected in a scan that serves as reference, found none")
     shape = scan.object_guess.shape
-    return Reference(scan.object_guess, np.ones(shape, np.float32), (0.0, 0.0), source=str(path))
+    weight = np.ones(shape, np.float32)
+    return Reference(scan.object_guess, weight, (0.0, 0.0), source=str(path), frame_size=scan.N)
 
 
 def _named(reference: Reference, path: Path) -> Reference:
-    return Reference(reference.object, reference.weight, reference.origin_xy, reference.placed, str(path))
+    return dataclasses.replace(reference, source=str(path))

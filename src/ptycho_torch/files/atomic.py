@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,14 @@ try:
 except ImportError:  # Windows: a file that is open cannot be removed there, which serves as the lock
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["atomic_path", "ensure_output_dir", "replacing", "write_bytes_atomic", "write_text_atomic"]
+__all__ = [
+    "atomic_path",
+    "ensure_output_dir",
+    "replacing",
+    "require_new",
+    "write_bytes_atomic",
+    "write_text_atomic",
+]
 
 _PART = re.compile(r"\..+\.[0-9]+\.[0-9a-f]+\.part(\.[^.]*)?", re.DOTALL)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
@@ -146,6 +153,36 @@ def ensure_output_dir(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise OutputError(f"{shown}: the output folder cannot be written to: {_reason(error)}") from error
     return path
+
+
+def require_new(outputs: Iterable[str | os.PathLike[str]], *inputs: str | os.PathLike[str] | None) -> None:
+    """Refuse to write over what is read.
+
+    Parameters
+    ----------
+    outputs
+        Files about to be written.
+    inputs
+        Files, or folders of files, that are read; None and what does not exist are passed over.
+
+    Raises
+    ------
+    OutputError
+        When one of ``outputs`` is one of ``inputs`` under any name, or lies in one that is a folder and
+        is there already.
+    """
+    for output in map(Path, outputs):
+        if not output.exists():
+            continue
+        for given in inputs:
+            if given is None or not (source := Path(given)).exists():
+                continue
+            inside = source.is_dir() and source.resolve() in output.resolve().parents
+            if inside or output.samefile(source):
+                raise OutputError(
+                    f"{printable(output, 1000)}: is an input of this command and would be overwritten;"
+                    " name another output"
+                )
 
 
 def _reason(error: Exception) -> str:

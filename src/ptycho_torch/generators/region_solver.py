@@ -126,7 +126,12 @@ class RegionSolver(nn.Module):
         self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
 
     def forward(
-        self, frames: RegionFrames, *, update_probe: bool = True, extra: int = 0, keep: bool = False
+        self,
+        frames: RegionFrames,
+        *,
+        update_probe: bool = True,
+        iterations: int | None = None,
+        keep: bool = False,
     ) -> Solution:
         """Solve regions from frames and a guess of the probe.
 
@@ -135,16 +140,15 @@ class RegionSolver(nn.Module):
         frames : RegionFrames
         update_probe : bool
             Whether the probe is solved for, too, or taken as true.
-        extra : int
-            How often the last iteration is repeated.
+        iterations : int, optional
+            How many; default: as in training. More take longer and come nearer.
         keep : bool
             Whether all iterates are returned, as training needs them, or the last one only.
         """
         state = _State(self, frames)
         objects: list[Tensor] = []
-        order = [*range(self.iterations), *[self.iterations - 1] * extra]
-        for k in order:
-            state.iterate(k, update_probe)
+        for k in range(self.iterations if iterations is None else iterations):
+            state.iterate(min(k, self.iterations - 1), update_probe)
             if keep or not objects:
                 objects.append(state.obj * state.scale[:, None, None])
             else:

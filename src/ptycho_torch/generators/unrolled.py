@@ -84,69 +84,82 @@ class Unrolled(Generator):
             return solve_groups(self.regions, x, offsets, probe, mask, region)
         size, members = x.shape[-1], x.shape[1]
         shifts = offsets.reshape(offsets.shape[0], members, 2)
+        damping = self.options.probe_damping
         if members == 1:  # its own mean: nothing to translate, whatever the caller measured from
-            objects = self._iterate(x, None, size, probe, mask)
-            patches = objects.unsqueeze(1)
+            patches = self._solve(_Groups(x, None, size, probe, mask, damping)).unsqueeze(1)
         else:
             side = region_size(shifts, size) if region is None else region
-            objects = self._iterate(x, shifts, side, probe, mask)
-            patches = crop(objects, shifts, size)
+            groups = _Groups(x, Sampler(shifts, size, side), side, probe, mask, damping)
+            patches = crop(self._solve(groups), shifts, size)
         return Proposal(patches, patches)
 
-    def _iterate(
-        self, x: Tensor, shifts: Tensor | None, side: int, probe: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        batch, members, size = x.shape[0], x.shape[1], x.shape[-1]
-
-        sampler = None if shifts is None else Sampler(shifts, size, side)
-
-        def gather(image: Tensor) -> Tensor:  # (B, C, N, N) -> (B, R, R)
-            return image[:, 0] if sampler is None else sampler.assemble(image)
-
-        def under(image: Tensor) -> Tensor:  # (B, R, R) -> (B, C, N, N)
-            return image.unsqueeze(1) if sampler is None else sampler.crop(image)
-
-        # The detector's centre is moved to the corner once, instead of the field at every step.
-        measured = torch.fft.ifftshift(x, dim=(-2, -1)).unsqueeze(2)
-        good = None if mask is None else torch.fft.ifftshift(mask, dim=(-2, -1))
-        if good is not None:
-            measured = measured * good
-        power = (probe.real.square() + probe.imag.square()).sum(0)
-        peak = power.max()
-        illumination = gather(power.expand(batch, members, size, size)).clamp_min(0)
-        denominator = illumination + self.options.probe_damping * peak
-        lags = torch.fft.ifft2(measured.squeeze(2).square(), norm="ortho").abs()
-        lags = gather(torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1)))) / members
-        constant = torch.stack([illumination / peak, lags], 1)
-        root = peak.sqrt()
-        conjugate = probe.conj().resolve_conj()
-
-        def project(obj: Tensor) -> tuple[Tensor, Tensor]:
-            """The object's update g and the exit waves' change Delta."""
-            field = torch.fft.fft2(under(obj).unsqueeze(2) * probe, norm="ortho")
-            modulus = (field.real.square() + field.imag.square()).sum(2, keepdim=True).add(1e-12).sqrt()
-            ratio = measured / modulus
-            if good is not None:
-                ratio = torch.where(good, ratio, torch.ones_like(ratio))
-            misfit = torch.fft.ifft2(field * (ratio - 1), norm="ortho")
-            return gather((conjugate * misfit).sum(2)) / denominator, misfit
-
-        obj = self.start.to(probe.dtype).expand(batch, side, side)
+    def _solve(self, groups: _Groups) -> Tensor:
+        """The iteration, (B, R, R)."""
+        obj = self.start.to(groups.probe.dtype).expand(groups.shape)
         sizes = self.step_size.view(len(self.nets), self.inner)
         for net, steps in zip(self.nets, sizes, strict=True):
             for size_of_step in steps:
-                update, misfit = project(obj)
+                update, misfit = groups.project(obj)
                 obj = obj + size_of_step * update
-            size_of_misfit = gather((misfit.real.square() + misfit.imag.square()).sum(2).add(1e-12).sqrt())
-            features = torch.cat(
-                [
-                    torch.stack([obj.real, obj.imag, update.real, update.imag], 1),
-                    constant,
-                    (size_of_misfit / (root * members)).unsqueeze(1),
-                ],
-                1,
-            )
+            features = groups.features(obj, update, misfit)
             with torch.autocast(features.device.type, torch.bfloat16, enabled=self.bf16):
-                change = net(features).to(x.dtype)
+                change = net(features).to(groups.measured.dtype)
             obj = obj + torch.complex(change[:, 0], change[:, 1])
         return obj
+
+
+class _Groups:
+    """A batch of groups: their frames, the probe, and where patches lie in a region; all that stays as it is.
+
+    ``sampler``: None for single frames, whose region is the frame.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        sampler: Sampler | None,
+        side: int,
+        probe: Tensor,
+        mask: Tensor | None,
+        damping: float,
+    ) -> None:
+        batch, self.members, size = x.shape[:3]
+        self.shape, self.sampler, self.probe = (batch, side, side), sampler, probe
+        # The detector's centre is moved to the corner once, instead of the field at every step.
+        self.measured = torch.fft.ifftshift(x, dim=(-2, -1)).unsqueeze(2)
+        self.good = None if mask is None else torch.fft.ifftshift(mask, dim=(-2, -1))
+        if self.good is not None:
+            self.measured = self.measured * self.good
+        power = (probe.real.square() + probe.imag.square()).sum(0)
+        peak = power.max()
+        illumination = self.gather(power.expand(batch, self.members, size, size)).clamp_min(0)
+        self.denominator = illumination + damping * peak
+        lags = torch.fft.ifft2(self.measured.squeeze(2).square(), norm="ortho").abs()
+        lags = self.gather(torch.log1p(torch.fft.fftshift(lags, dim=(-2, -1)))) / self.members
+        self.constant = torch.stack([illumination / peak, lags], 1)
+        self.root = peak.sqrt()
+        self.conjugate = probe.conj().resolve_conj()
+
+    def gather(self, image: Tensor) -> Tensor:
+        """(B, C, N, N) -> (B, R, R)."""
+        return image[:, 0] if self.sampler is None else self.sampler.assemble(image)
+
+    def under(self, image: Tensor) -> Tensor:
+        """(B, R, R) -> (B, C, N, N)."""
+        return image.unsqueeze(1) if self.sampler is None else self.sampler.crop(image)
+
+    def project(self, obj: Tensor) -> tuple[Tensor, Tensor]:
+        """The object's update g and the exit waves' change Delta."""
+        field = torch.fft.fft2(self.under(obj).unsqueeze(2) * self.probe, norm="ortho")
+        modulus = (field.real.square() + field.imag.square()).sum(2, keepdim=True).add(1e-12).sqrt()
+        ratio = self.measured / modulus
+        if self.good is not None:
+            ratio = torch.where(self.good, ratio, torch.ones_like(ratio))
+        misfit = torch.fft.ifft2(field * (ratio - 1), norm="ortho")
+        return self.gather((self.conjugate * misfit).sum(2)) / self.denominator, misfit
+
+    def features(self, obj: Tensor, update: Tensor, misfit: Tensor) -> Tensor:
+        """What a network is shown, (B, 7, R, R)."""
+        size = self.gather((misfit.real.square() + misfit.imag.square()).sum(2).add(1e-12).sqrt())
+        parts = torch.stack([obj.real, obj.imag, update.real, update.imag], 1)
+        return torch.cat([parts, self.constant, (size / (self.root * self.members)).unsqueeze(1)], 1)

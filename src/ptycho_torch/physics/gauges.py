@@ -84,7 +84,7 @@ def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | 
         frames, made = frames * mask, made * mask
     # Powers and not amplitudes: the noise of counts adds none in the mean.
     ratio = float(frames.square().sum().double() / made.square().sum().double())
-    if not (np.isfinite(ratio) and ratio > 0):
+    if not (float(patches.abs().max()) > 0 and np.isfinite(ratio) and ratio > 0):
         raise DataError("objectGuess: expected an object that lights the frames, found none under them")
     return float(np.sqrt(ratio))
 

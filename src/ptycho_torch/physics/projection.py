@@ -16,9 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["change_of", "project"]
+__all__ = ["change_of", "intensity", "project"]
 
 _TINY = 1e-12
+
+
+def intensity(waves: Tensor) -> Tensor:
+    """Return ``sum_modes |psi_p|^2``, (..., N, N), of waves (..., modes, N, N).
+
+    Examples
+    --------
+    >>> intensity(torch.tensor([[[3 + 4j]], [[1j]]])).tolist()
+    [[26.0]]
+    """
+    parts = torch.view_as_real(waves).square()
+    each = parts[..., 0] + parts[..., 1]
+    return each.squeeze(-3) if each.shape[-3] == 1 else each.sum(-3)
 
 
 def project(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -70,8 +83,7 @@ def _field(wave: Tensor) -> tuple[Tensor, Tensor]:
     field = torch.fft.fft2(wave)
     # Scaling the real modulus is cheaper than an orthonormal transform, which scales the complex field twice.
     scale = 1 / (wave.shape[-2] * wave.shape[-1])
-    power = (field.real.square() + field.imag.square()).sum(-3, keepdim=True)
-    return field, (power * scale).add(_TINY).sqrt()
+    return field, (intensity(field).unsqueeze(-3) * scale).add(_TINY).sqrt()
 
 
 class _Change(torch.autograd.Function):

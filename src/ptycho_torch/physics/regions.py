@@ -175,10 +175,9 @@ def shift_ramps(fractions: Tensor, size: int) -> Tensor:
     size : int
         Edge N.
     """
-    k = torch.fft.fftfreq(size, device=fractions.device)
-    line = torch.exp(
-        torch.complex(torch.zeros(()), torch.tensor(-2 * np.pi)).to(k.device) * k * fractions[..., None]
-    )
+    k = torch.fft.fftfreq(size, dtype=fractions.dtype, device=fractions.device)
+    turn = -2 * np.pi * k * fractions[..., None]
+    line = torch.polar(torch.ones_like(turn), turn)
     if size % 2 == 0:
         line = torch.cat(
             [

@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
-__all__ = ["overlap_edges", "stragglers", "synchronise", "unit"]
+from ptycho_torch.physics.gauges import unit_phase
+
+__all__ = ["overlap_edges", "stragglers", "synchronise"]
 
 _SWEEPS = 100
 _TOLERANCE = 1e-9
-
-
-def unit(values: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """``v / |v|``, and 1 where v is 0."""
-    size = np.abs(values)
-    return np.where(size > 0, values / np.where(size > 0, size, 1), 1)
 
 
 def overlap_edges(overlap: NDArray[np.float64], floor: float, extra: int = 3) -> NDArray[np.int64]:
@@ -86,14 +82,14 @@ def synchronise(
             z[node] = z[parent[node]] * link / abs(link)
     for _ in range(_SWEEPS):
         # The diagonal keeps the iteration monotone.
-        new = unit(hermitian @ z + degree * z)
+        new = unit_phase(hermitian @ z + degree * z)
         change = np.abs(new - z).max()
         z = new
         if change < _TOLERANCE:
             break
     for part in np.unique(label[i]):
         inside = label == part
-        gauge = z[0] if inside[0] else unit(np.sum(z[inside] * degree[inside], keepdims=True))[0]
+        gauge = z[0] if inside[0] else unit_phase(np.sum(z[inside] * degree[inside], keepdims=True))[0]
         z[inside] *= np.conj(gauge)
     return z
 
@@ -110,6 +106,6 @@ def stragglers(
     around = np.zeros_like(turns)
     for here, there in (pairs.T, pairs.T[::-1]):
         np.add.at(around, here, size * turns[there])
-    alone = turns * np.conj(unit(around))
+    alone = turns * np.conj(unit_phase(around))
     out = (np.abs(np.angle(turns)) > limit) & (np.abs(np.angle(alone)) > limit) & (np.abs(around) > 0)
     return np.where(out, alone, 1)

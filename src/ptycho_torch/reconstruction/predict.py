@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,77 +58,57 @@ def reconstruct(
     bf16: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reconstruction:
-    """Reconstructs the object of a scan with a trained model.
+    """Reconstruct the object of a scan with a trained model.
 
-    ``model``: a ``DiffractionToObject`` or the path of a bundle; ``scan``: a scan or its path.
-    Frames are normalised by their own mean power, so a scan of another exposure is fine: its object
-    is the same, and its counts are predicted. Every
-    frame is used at least once; ``n_groups`` limits how many groups are. ``progress`` is called
-    with groups done and groups in all.
+    Parameters
+    ----------
+    model : DiffractionToObject, str or Path
+        A model, or the path of a bundle.
+    scan : Scan, str or Path
+        Its frames are normalised by their own mean power, so a scan of another exposure is fine: its
+        object is the same, and its counts are predicted.
+    batch_size : int
+        Groups at a time.
+    n_groups : int, optional
+        Most groups; every frame is in one at least.
+    neighbor_count : int
+        Nearest neighbours from which a group's members are drawn.
+    seed : int
+        Seed of the grouping.
+    device : str or torch.device, optional
+        Default: where the model is.
+    bf16 : bool
+        Networks compute in bfloat16.
+    progress : callable, optional
+        Called with groups done and groups in all.
 
-    The result's gauge: one global phase is free; amplitudes are relative to the result's ``probe``,
-    which is in sqrt(counts): ``|F(probe * object)|^2`` predicts counts. Raises
-    :class:`~ptycho_torch.errors.DataError` when the scan's frames are not the model's size.
+    Returns
+    -------
+    Reconstruction
+        One global phase is free; amplitudes are relative to its probe, which is in the unit of the scan's
+        frames: ``|F(probe * object)|^2`` predicts their counts.
+
+    Raises
+    ------
+    DataError
+        When the scan's frames are not the model's size.
     """
-    if isinstance(model, str | Path):
-        from ptycho_torch.model_manager import load_torch_bundle
-
-        model, _ = load_torch_bundle(model)
-    if not isinstance(scan, Scan):
-        scan = open_scan(scan)
-    config, core = model.config, model.core
-    name = scan.source.path if scan.source is not None else "scan"
-    if scan.N != config.N:
-        raise DataError(
-            f"{name}: frames: expected {config.N}x{config.N}, what the model was trained for, found {scan.N}x{scan.N}; "
-            "use a bundle for this size, or crop or bin the frames"
-        )
-    scan.require_one_run()
+    model, scan = _opened(model, scan)
     if device is not None:
         model = model.to(device)
-    where = core.log_scale.device
-    groups = group_neighbours(
-        scan.positions,
-        config.gridsize,
-        neighbor_count=neighbor_count,
-        n_groups=n_groups,
-        seed=seed,
-        scan_index=scan.scan_index,
-    )
-    offsets, centres = group_offsets(scan.positions, groups)
-    members = groups.shape[1]
-    region = region_size(torch.from_numpy(np.asarray(offsets)), config.N) if members > 1 else config.N
+    config, core = model.config, model.core
+    groups = _grouped(scan, config, n_groups, neighbor_count, seed)
     began = time.monotonic()
     normalisation = scan.normalisation
-    mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
-    canvas = Canvas(scan.positions, config.N, core.stitching_weight(), device=where)
+    canvas = Canvas(scan.positions, config.N, core.stitching_weight(), device=core.log_scale.device)
     model.eval()
-    before = core.generator.bf16
-    core.generator.bf16 = bf16
-
-    def read(part: slice) -> tuple[slice, Tensor, Tensor]:
-        chosen = groups[part]
-        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * np.float32(normalisation)
-        x = torch.from_numpy(frames).view(*chosen.shape, config.N, config.N)
-        shift = torch.from_numpy(np.asarray(offsets[part], dtype=np.float32)).unsqueeze(2)
-        if where.type == "cuda":  # pinned, so that the copy runs beside the computation
-            x, shift = x.pin_memory(), shift.pin_memory()
-        return part, x, shift
-
-    try:
-        with torch.inference_mode():
-            for part, x, shift in one_ahead(read, stretches(len(groups), batch_size)):
-                x, shift = x.to(where, non_blocking=True), shift.to(where, non_blocking=True)
-                objects = core.propose(x, shift, mask, region).object
-                at = scan.positions[groups[part]] if objects.shape[1] == members else centres[part][:, None]
-                canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
-                if progress is not None:
-                    progress(part.stop, len(groups))
-    finally:
-        core.generator.bf16 = before
+    with _arithmetic(core.generator, bf16), torch.inference_mode():
+        for done in _stitched(canvas, core, scan, groups, np.float32(normalisation), batch_size):
+            if progress is not None:
+                progress(done, len(groups.index))
     obj, weights = canvas.finish()
     seconds = time.monotonic() - began
-    _log.info("reconstructed %d frames in %.2f s", len(scan.positions), seconds)
+    _log.info("reconstructed %d frames in %.2f s", scan.n_frames, seconds)
     scale = 1 / normalisation
     return Reconstruction(
         object=obj,
@@ -138,5 +120,87 @@ def reconstruct(
         solver=config.architecture,
         seconds=round(seconds, 4),
         provenance=provenance_of(scan, seed=seed, architecture=config.architecture, gridsize=config.gridsize),
-        info={"groups": len(groups), "frames_per_second": round(groups.size / seconds, 1)},
+        info={
+            "groups": len(groups.index),
+            "frames_per_second": round(groups.index.size / seconds, 1),
+        },
     )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Frames (G, C), their offsets (G, C, 2), the groups' centres (G, 2), and the side of a common region."""
+
+    index: NDArray[np.int64]
+    offsets: NDArray[np.float64]
+    centres: NDArray[np.float64]
+    region: int
+
+
+def _opened(model: Any, scan: Scan | str | Path) -> tuple[Any, Scan]:
+    if isinstance(model, str | Path):
+        from ptycho_torch.model_manager import load_torch_bundle
+
+        model, _ = load_torch_bundle(model)
+    if not isinstance(scan, Scan):
+        scan = open_scan(scan)
+    scan.require_one_run()
+    size = model.config.N
+    if size != scan.N:
+        name = scan.source.path if scan.source is not None else "scan"
+        raise DataError(
+            f"{name}: frames: expected {size}x{size}, what the model was trained for, found {scan.N}x{scan.N}; "
+            "use a bundle for this size, or crop or bin the frames"
+        )
+    return model, scan
+
+
+def _grouped(scan: Scan, config: Any, n_groups: int | None, neighbor_count: int, seed: int) -> _Groups:
+    index = group_neighbours(
+        scan.positions,
+        config.gridsize,
+        neighbor_count=neighbor_count,
+        n_groups=n_groups,
+        seed=seed,
+        scan_index=scan.scan_index,
+    )
+    offsets, centres = group_offsets(scan.positions, index)
+    alone = index.shape[1] == 1
+    region = config.N if alone else region_size(torch.from_numpy(np.asarray(offsets)), config.N)
+    return _Groups(index, np.asarray(offsets), centres, region)
+
+
+@contextmanager
+def _arithmetic(generator: Any, bf16: bool) -> Iterator[None]:
+    """A generator's networks compute in bfloat16, or not, for a while."""
+    before = generator.bf16
+    generator.bf16 = bf16
+    try:
+        yield
+    finally:
+        generator.bf16 = before
+
+
+def _stitched(
+    canvas: Canvas, core: Any, scan: Scan, groups: _Groups, factor: np.float32, batch_size: int
+) -> Iterator[int]:
+    """Add all groups' objects to the canvas; yield how many groups are done after each batch."""
+    where, size, members = canvas.device, scan.N, groups.index.shape[1]
+    mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
+
+    def read(part: slice) -> tuple[slice, Tensor, Tensor]:
+        chosen = groups.index[part]
+        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
+        x = torch.from_numpy(frames).view(*chosen.shape, size, size)
+        shift = torch.from_numpy(groups.offsets[part].astype(np.float32)).unsqueeze(2)
+        if where.type == "cuda":  # pinned, so that the copy runs beside the computation
+            x, shift = x.pin_memory(), shift.pin_memory()
+        return part, x, shift
+
+    for part, x, shift in one_ahead(read, stretches(len(groups.index), batch_size)):
+        x, shift = x.to(where, non_blocking=True), shift.to(where, non_blocking=True)
+        objects = core.propose(x, shift, mask, groups.region).object
+        each = objects.shape[1] == members
+        at = scan.positions[groups.index[part]] if each else groups.centres[part][:, None]
+        canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
+        yield part.stop

@@ -6,8 +6,9 @@ Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round th
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ptycho_torch.errors import one_line, printable
 from ptycho_torch.evaluation.alignment import Aligned, align
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.files import write_bytes_atomic
@@ -26,7 +29,9 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 
 __all__ = [
+    "aligned_figure",
     "comparison_figure",
+    "drawable",
     "figure_png",
     "pretraining_figure",
     "reconstruction_figure",
@@ -49,6 +54,17 @@ def figure_png(figure: Figure, dpi: int = 120) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def drawable(text: str) -> str:
+    """Make text from outside, such as a file name, one that the font has: other letters are escaped."""
+    letters = _letters()
+    return "".join(ch if ord(ch) in letters else printable(ch) for ch in one_line(text, 200))
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
@@ -91,7 +107,7 @@ def _panel(
         interpolation="nearest",
         origin="upper",
     )
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_xlabel("x (pixels)")
     axes.set_ylabel("y (pixels)")
     if axes.figure is not None:
@@ -188,7 +204,7 @@ def reconstruction_figure(rec: Reconstruction, title: str | None = None) -> Figu
     )
     for axes in (left, right):
         _scale_bar(axes, extent)
-    figure.suptitle(title or f"{len(rec.positions)} frames", fontsize=11)
+    figure.suptitle(drawable(title or f"{len(rec.positions)} frames"), fontsize=11, parse_math=False)
     return figure
 
 
@@ -315,13 +331,18 @@ def comparison_figure(
     rec: Reconstruction,
     truth: Reference | Reconstruction | NDArray[Any],
     *,
-    register: bool = False,
+    keep: Collection[str] = (),
 ) -> Figure:
     """Reconstruction, reference and their difference, aligned, for amplitude and phase.
 
-    An array as truth lies at (0, 0), as a scan's object does. Pixels that are not known in both are masked.
+    An array as truth lies at (0, 0), as a scan's object does; ``keep`` as in :func:`~ptycho_torch.evaluation.align`.
+    Pixels that are not known in both are masked.
     """
-    both: Aligned = align(as_reference(rec), as_reference(truth), register=register)
+    return aligned_figure(align(as_reference(rec), as_reference(truth), keep=keep))
+
+
+def aligned_figure(both: Aligned) -> Figure:
+    """As :func:`comparison_figure`, of a pair that is aligned already."""
     part = _trim(both.region)
     image, reference, mask = both.image[part], both.reference[part], both.region[part]
     extent = _extent(both.origin_xy, part)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ptycho_torch.errors import one_line
 from ptycho_torch.files import write_text_atomic
 from ptycho_torch.report.figures import figure_png
 
@@ -49,13 +50,13 @@ def _shown(value: Any) -> str:
         return f"{float(value):.5g}"
     if isinstance(value, list | tuple | np.ndarray):
         return ", ".join(_shown(item) for item in value)
-    return str(value)
+    return one_line(value)
 
 
 def _rows(table: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in table.items():
-        name = f"{before}{key}".replace("_", " ")
+        name = one_line(f"{before}{key}".replace("_", " "), 200)
         if isinstance(value, Mapping):
             rows += _rows(value, f"{name}, ")
         else:
@@ -64,8 +65,12 @@ def _rows(table: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section>\n<h2>{escape(section.heading)}</h2>"]
-    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph.strip()]
+    parts = [f"<section>\n<h2>{escape(one_line(section.heading))}</h2>"]
+    parts += [
+        f"<p>{escape(one_line(paragraph, 1 << 16))}</p>"
+        for paragraph in section.text.split("\n\n")
+        if paragraph.strip()
+    ]
     if section.table:
         lines = [
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
@@ -73,6 +78,7 @@ def _section(section: Section) -> str:
         ]
         parts.append("<table>\n" + "\n".join(lines) + "\n</table>")
     for caption, picture in section.figures:
+        caption = one_line(caption)
         data = picture if isinstance(picture, bytes) else figure_png(picture)
         source = base64.b64encode(data).decode("ascii")
         parts.append(
@@ -84,6 +90,7 @@ def _section(section: Section) -> str:
 
 def html_report(title: str, sections: Sequence[Section]) -> str:
     """The whole page as text. Everything given is escaped."""
+    title = one_line(title)
     body = "\n".join(_section(section) for section in sections)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

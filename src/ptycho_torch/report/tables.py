@@ -41,8 +41,14 @@ def plain(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """The value as indented JSON with a newline at the end; see :func:`plain`."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The value as indented JSON with a newline at the end; see :func:`plain`.
+
+    Characters past ASCII are escaped: texts from files reach terminals this way, too.
+    """
+    return (
+        json.dumps(plain(value), indent=2, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
+        + "\n"
+    )
 
 
 def history_csv(history: Sequence[Mapping[str, Any]]) -> str:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError, printable
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.npy import read_npy
 
 __all__ = ["OBJECT_NAMES", "grf", "lines", "load_object", "make_object", "siemens", "transmission"]
 
@@ -106,10 +107,7 @@ def load_object(path: str | Path) -> Complex:
                 raise archive.error(" or ".join(_KEYS), "one of them", f"{len(archive.keys)} other arrays")
             array = archive.read(key)
     elif suffix == ".npy":
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ScanError(f"{path}: expected an NPY array, found a file that is not one") from error
+        array = read_npy(path)
     else:
         return transmission(_grey(path))
     array = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
@@ -125,8 +123,10 @@ def _grey(path: Path) -> NDArray[np.float64]:
 
     try:
         image = np.asarray(imread(path), dtype=np.float64)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ScanError(f"{path}: expected an image, NPZ or NPY file, found none that can be read") from error
+    except Exception as error:  # readers of images raise whatever they run into
+        raise ScanError(
+            f"{path}: expected an image, NPZ or NPY file, found none that can be read ({printable(error)})"
+        ) from error
     if image.ndim == 3:
         image = image[..., :3].mean(axis=-1)
     if image.ndim != 2 or not np.isfinite(image).all() or np.ptp(image) == 0:

@@ -10,9 +10,17 @@ from typing import Final
 
 from ptycho_torch.registry import Registry
 from ptycho_torch.solvers.base import Progress, Solver
-from ptycho_torch.solvers.options import EngineOptions, RefineOptions, SolverOptions
+from ptycho_torch.solvers.options import EngineOptions, LearnedOptions, RefineOptions, SolverOptions
 
-__all__ = ["SOLVERS", "EngineOptions", "Progress", "RefineOptions", "Solver", "SolverOptions"]
+__all__ = [
+    "SOLVERS",
+    "EngineOptions",
+    "LearnedOptions",
+    "Progress",
+    "RefineOptions",
+    "Solver",
+    "SolverOptions",
+]
 
 _PTYCHI = "ptycho_torch.solvers.ptychi"
 
@@ -22,9 +30,10 @@ SOLVERS: Final = Registry[type[Solver]](
     {
         "epie": "ptycho_torch.solvers.epie",
         "dm": _PTYCHI,
+        "learned": "ptycho_torch.solvers.learned",
         "lsqml": _PTYCHI,
         "ptychi-epie": _PTYCHI,
         "raar": _PTYCHI,
     },
 )
-"""Solvers by name: the package's own ``epie``, and pty-chi's engines."""
+"""Solvers by name: the package's own ``learned`` and ``epie``, and pty-chi's engines."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Solver"]
 
-Options = TypeVar("Options", bound=SolverOptions)
+Kind = TypeVar("Kind", bound=SolverOptions)
 
 Progress = Callable[[int, float], None]
 """Called with the sweep that is done, and the residual or what else the solver minimises."""
@@ -26,7 +26,7 @@ Progress = Callable[[int, float], None]
 class Solver(ABC):
     """Turns a scan into an object.
 
-    A subclass names its settings in :attr:`options`, implements :meth:`solve`, and is made known by
+    A subclass names its settings in :attr:`Options`, implements :meth:`solve`, and is made known by
     ``SOLVERS.register``.
 
     Parameters
@@ -40,13 +40,13 @@ class Solver(ABC):
         When something that the solver needs is not installed: before any frame is read.
     """
 
-    options: ClassVar[type[SolverOptions]] = SolverOptions
+    Options: ClassVar[type[SolverOptions]] = SolverOptions
     """Dataclass of the settings that :meth:`solve` takes."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = device
 
-    def _checked(self, options: SolverOptions | None, kind: type[Options]) -> Options:
+    def _checked(self, options: SolverOptions | None, kind: type[Kind]) -> Kind:
         """Return the options that :meth:`solve` got, or the defaults, with every value in its range."""
         options = kind() if options is None else options
         if not isinstance(options, kind):
@@ -71,7 +71,7 @@ class Solver(ABC):
             Where to begin: its object, probe and positions, which stay as they are. Default: nothing,
             that is a flat object, the scan's positions and its probe guess.
         options : SolverOptions, optional
-            Of the class :attr:`options`; default: its defaults.
+            Of the class :attr:`Options`; default: its defaults.
         progress : callable, optional
             Called after each sweep.
 

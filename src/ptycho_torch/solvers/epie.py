@@ -32,10 +32,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.config import validate
-from ptycho_torch.errors import DataError
-from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.files.memory import need_memory
 from ptycho_torch.physics.gauges import keep_mean, orthogonal_modes
-from ptycho_torch.physics.projection import project
+from ptycho_torch.physics.projection import intensity, project
 from ptycho_torch.physics.regions import place, shift_ramps
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
@@ -59,7 +58,7 @@ _LARGEST_MOVE: Final = 0.5
 class Epie(Solver):
     """The package's own iterative solver; ``info`` of its result says why it ended and how far positions moved."""
 
-    options = RefineOptions
+    Options = RefineOptions
 
     def solve(
         self,
@@ -216,11 +215,12 @@ class _Iteration:
         self.size = int(probe.shape[-1])
         placed = place(positions, self.size, REACH if options.update_positions else 0)
         shape = placed.shape
-        if 12 * shape[0] * shape[1] > memory_limit():
-            raise DataError(
-                f"positions: expected a scan whose canvas fits into memory, found one of {shape[0]} x {shape[1]} "
-                "pixels; check that positions are in pixels"
-            )
+        # Object, denominators, and the copy that the caller gets.
+        need_memory(
+            20 * shape[0] * shape[1],
+            f"positions: a canvas of {shape[0]} x {shape[1]} pixels",
+            "check that positions are in pixels",
+        )
         self.origin = placed.origin_xy
         self.begin = np.asarray(positions, dtype=np.float64) - self.origin
         self.places = self.begin.copy()
@@ -237,7 +237,7 @@ class _Iteration:
         error, total = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         moves_probe = options.update_probe and number >= (options.probe_after or 0)
         moves_positions = options.update_positions and number >= (options.positions_after or 0)
-        self.peak = self._power(self.probe[None]).max()
+        self.peak = intensity(self.probe).max()
         for part in np.array_split(order, max(1, len(order) // options.batch_size)):
             part = np.sort(part)
             windows, ramps = self._where(part)
@@ -276,16 +276,12 @@ class _Iteration:
     def _probes(self, part: NDArray[np.int64], ramps: Tensor | None) -> tuple[Tensor, Tensor]:
         """The probe as frames see it, (B or 1, modes, N, N), and its summed power, (B or 1, N, N)."""
         if ramps is None:
-            return self.probe[None], self._power(self.probe[None])
+            return self.probe[None], intensity(self.probe[None])
         probes = torch.fft.ifft2(torch.fft.fft2(self.probe) * ramps)
-        return probes, self._power(probes)
+        return probes, intensity(probes)
 
     def _by_power(self, probe: NDArray[np.complex64]) -> Tensor:
         return torch.from_numpy(orthogonal_modes(probe)).to(self.device)
-
-    @staticmethod
-    def _power(probes: Tensor) -> Tensor:
-        return (probes.real.square() + probes.imag.square()).sum(1)
 
     def _move_object(
         self, windows: Windows, probes: Tensor, light: Tensor, change: Tensor, smaller: float
@@ -294,7 +290,8 @@ class _Iteration:
         windows.add(self.light, light.expand(len(change), -1, -1))
         below = windows.crop(self.light).add_(self.options.damping * self.peak)
         windows.clear(self.light)
-        windows.add(self.canvas, (probes.conj() * change).sum(1) * (step / below))
+        pull = probes.conj() * change
+        windows.add(self.canvas, (pull[:, 0] if len(self.probe) == 1 else pull.sum(1)) * (step / below))
 
     def _move_probe(self, here: Tensor, change: Tensor, ramps: Tensor | None, smaller: float) -> None:
         pull = here.conj() * change
@@ -304,7 +301,7 @@ class _Iteration:
         bright = torch.view_as_real(here).square().sum(0).sum(-1)
         step = float(self.options.probe_step or 1) * smaller
         self.probe = self.probe + pull * (step / (bright + self.options.damping * bright.max()))
-        self.peak = self._power(self.probe[None]).max()
+        self.peak = intensity(self.probe).max()
 
 
 def _moves(here: Tensor, probes: Tensor, change: Tensor) -> Tensor:

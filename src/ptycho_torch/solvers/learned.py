@@ -11,6 +11,7 @@ Memory is the canvas and one tile, whatever the number of frames.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,41 +21,87 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.errors import DataError
+from ptycho_torch.bundle.shipped import load_solver
+from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
 from ptycho_torch.physics.regions import Placement, place, put_patches, shifted_probes
+from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
+from ptycho_torch.result import Reconstruction
+from ptycho_torch.scan import Scan
 from ptycho_torch.scan.tiling import Tile, cut_tiles
+from ptycho_torch.solvers import SOLVERS
+from ptycho_torch.solvers.base import Progress, Solver
+from ptycho_torch.solvers.options import LearnedOptions, SolverOptions
+from ptycho_torch.solvers.start import provenance_of
 
-__all__ = ["LearnedOptions", "RegionObject", "solve_learned"]
+__all__ = ["Frames", "Learned", "RegionObject", "solve_learned"]
 
 _log = logging.getLogger(__name__)
 _PROBE_FRAMES = 512
 """Frames on which the probe of a tiled scan is solved for."""
 
 
-@dataclass
-class LearnedOptions:
-    """How the learned solver is applied.
+@SOLVERS.register("learned")
+class Learned(Solver):
+    """The region solver with its pretrained weights, over a whole scan.
 
-    Attributes
+    Parameters
     ----------
-    update_probe : bool
-        Solve for the probe, too, or take it as it is.
-    extra : int
-        How often the last iteration is repeated: more time, smaller residual.
-    tile_pixels : int
-        Pixels of frames solved together at most; memory is about 60 bytes for each.
-    halo : float
-        Width of the border around a tile in which it sees its neighbours' frames, in units of N.
-    bf16 : bool
-        Networks compute in bfloat16.
+    device : str or torch.device
+    network : RegionSolver, optional
+        Default: the one whose weights ship with the package.
     """
 
-    update_probe: bool = True
-    extra: int = 0
-    tile_pixels: int = 1 << 24
-    halo: float = 1.5
-    bf16: bool = False
+    Options = LearnedOptions
+
+    def __init__(self, device: str | torch.device = "cpu", network: RegionSolver | None = None) -> None:
+        super().__init__(device)
+        self.network = (load_solver() if network is None else network).to(device)
+
+    def solve(
+        self,
+        scan: Scan,
+        start: Reconstruction | None = None,
+        options: SolverOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Return the object of a scan; see :meth:`Solver.solve`.
+
+        Of ``start`` the probe and the positions are used. The object always begins flat. ``progress`` is
+        called with frames done and frames in all.
+        """
+        settings = self._checked(options, LearnedOptions)
+        if settings.update_positions:
+            raise ConfigError(
+                "update_positions: the learned solver takes positions as they are; refine with epie"
+            )
+        guess = scan.probe if start is None else start.probe
+        if guess is None:
+            raise DataError("probe: the scan has none to start from; give one with --probe-file")
+        positions = scan.positions if start is None else start.positions
+        began = time.monotonic()
+        factor = amplitude_normalisation(scan.frames)
+        frames = Frames(
+            lambda index: np.asarray(scan.frames[index], dtype=np.float32) * np.float32(factor),
+            positions,
+            scan.N,
+            scan.good_pixels,
+            0.5 * factor if scan.counts_known else 0.0,
+        )
+        found = solve_learned(self.network, frames, normalise_probe(guess), settings, progress=progress)
+        scale = 1 / factor
+        return Reconstruction(
+            np.where(found.weight > 0, found.object, 0),
+            found.weight,
+            found.origin_xy,
+            positions,
+            (found.probe * scale).astype(np.complex64),
+            intensity_scale=scale,
+            sweeps=settings.sweeps,
+            solver="learned",
+            seconds=round(time.monotonic() - began, 4),
+            provenance=provenance_of(scan, seed=settings.seed),
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +211,7 @@ def _solve(
         None if frames.good is None else torch.from_numpy(frames.good).to(device),
         torch.tensor([frames.noise], device=device),
     )
-    solution = solver(given, update_probe=options.update_probe, extra=options.extra)
+    solution = solver(given, update_probe=options.update_probe, iterations=options.sweeps)
     return solution.objects[-1][0], solution.probe[0].cpu().numpy()
 
 

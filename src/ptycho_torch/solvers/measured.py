@@ -49,8 +49,8 @@ class Measured:
         self._scale = torch.from_numpy(scale)
         self._kept: Tensor | None = None
         self._known = np.zeros(self.count, dtype=bool)
-        if 4 * self.count * self.size**2 <= memory_limit() // _SHARE:
-            self._kept = torch.empty(self.count, self.size, self.size)
+        if 4 * self.count * self.size**2 <= self._free() // _SHARE:
+            self._kept = torch.empty(self.count, self.size, self.size, device=self._device)
 
     def batch(self, index: NDArray[np.int64]) -> Tensor:
         """Return frames (B, 1, N, N), zero frequency at [0, 0]; ``index`` in rising order."""
@@ -58,9 +58,15 @@ class Measured:
             return self._read(index).to(self._device).unsqueeze(1)
         missing = index[~self._known[index]]
         if len(missing):
-            self._kept[torch.from_numpy(missing)] = self._read(missing)
+            self._kept[torch.from_numpy(missing).to(self._device)] = self._read(missing).to(self._device)
             self._known[missing] = True
-        return self._kept[torch.from_numpy(index)].to(self._device).unsqueeze(1)
+        return self._kept[torch.from_numpy(index).to(self._device)].unsqueeze(1)
+
+    def _free(self) -> int:
+        """Bytes that are free where frames would be kept."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0])
+        return memory_limit()
 
     def _read(self, index: NDArray[np.int64]) -> Tensor:
         read = torch.from_numpy(np.array(self._frames[index], dtype=np.float32))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_torch.config import opt
 
-__all__ = ["EngineOptions", "RefineOptions", "SolverOptions"]
+__all__ = ["EngineOptions", "LearnedOptions", "RefineOptions", "SolverOptions"]
 
 
 @dataclass
@@ -32,7 +32,7 @@ class RefineOptions(SolverOptions):
 
     minutes: float | None = opt(None, "wall-clock time at most; default: as long as the sweeps take", ge=0)
     tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
-    batch_size: int = opt(16, "frames that change the object together", ge=1)
+    batch_size: int = opt(8, "frames that change the object together", ge=1)
     step: float | None = opt(
         None, "step of object and positions; default: 1 from a flat object, 0.5 from a reconstruction", gt=0
     )
@@ -75,3 +75,15 @@ class EngineOptions(SolverOptions):
     """Settings of pty-chi's engines; all others are pty-chi's defaults."""
 
     batch_size: int = opt(96, "frames that are used together", ge=1)
+
+
+@dataclass
+class LearnedOptions(SolverOptions):
+    """Settings of the learned solver, :mod:`ptycho_torch.solvers.learned`."""
+
+    sweeps: int = opt(7, "iterations; each uses all frames twice", ge=1, le=1000)
+    tile_pixels: int = opt(
+        1 << 24, "pixels of frames solved together, at most; each takes about 60 bytes of memory", ge=1
+    )
+    halo: float = opt(1.5, "border in which a tile sees its neighbours' frames, in frame sizes", ge=0, le=16)
+    bf16: bool = opt(False, "networks compute in bfloat16")

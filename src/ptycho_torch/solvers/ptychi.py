@@ -37,7 +37,7 @@ class PtychiSolver(Solver):
     ``progress`` gets pty-chi's own loss, and the result's ``residual`` is None: measure it.
     """
 
-    options = EngineOptions
+    Options = EngineOptions
     name: ClassVar[str]
     """What the registry calls it."""
     settings: ClassVar[str]

@@ -98,7 +98,9 @@ def illuminate(
             scan.positions[chosen],
             probe,
             # A probe found with these steps serves the network better: benchmarks/NOTES.md.
-            RefineOptions(sweeps=config.probe_sweeps, damping=0.1, settling=10.0, seed=config.seed),
+            RefineOptions(
+                sweeps=config.probe_sweeps, damping=0.1, settling=10.0, batch_size=16, seed=config.seed
+            ),
             good_pixels=scan.good_pixels,
             device=device,
             progress=progress,

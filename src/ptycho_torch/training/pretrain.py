@@ -166,8 +166,10 @@ class _Run:
         example = self.examples.draw(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        extra = (0, 0, 1, 2)[self.step % 4]
-        solution = self.solver(example.frames, update_probe=example.update_probe, extra=extra, keep=True)
+        iterations = self.solver.iterations + self.step % 4
+        solution = self.solver(
+            example.frames, update_probe=example.update_probe, iterations=iterations, keep=True
+        )
         loss = region_loss(solution, example)
         if not torch.isfinite(loss):
             raise TrainingError(f"loss: not finite at step {self.step}; the last state is kept")

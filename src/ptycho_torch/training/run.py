@@ -14,21 +14,21 @@ import lightning
 import torch
 from torch import Tensor
 
-from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
+from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
-from ptycho_torch.generators import build, generator_class
+from ptycho_torch.errors import DataError, Interrupted, TrainingError
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
+from ptycho_torch.training.checks import checked
 from ptycho_torch.training.data import GroupData
 from ptycho_torch.training.module import PtychoModule
-from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure, subsample
+from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure
 from ptycho_torch.training.state import RESUME_NAME, load_state
 
 __all__ = ["Trained", "Watch", "fit"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 State = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
@@ -70,27 +70,16 @@ def fit(
 ) -> Trained:
     """Train on a scan's frames without labels and return the best model.
 
-    A signal (Ctrl-C, SIGTERM, SIGHUP) ends training after the current step; before the first one, and the
-    second time, it ends at once.
-
     Parameters
     ----------
-    scan : Scan
+    scan, validation : Scan
+        Losses are measured on ``validation``; default: on a part of the scan's frames.
     config : TrainingConfig
         ``config.model.N`` of 0 takes the frames' size.
-    execution : ExecutionConfig, optional
-    validation : Scan, optional
-        Losses are measured on it; default: on a part of the scan's frames.
     workdir : Path, optional
-        Where the state to resume from is kept.
-    resume : bool
-        Go on from that state.
+        Where the state to resume from is kept; ``resume``: go on from it.
     watch : Watch, optional
         Who is told of the run while it goes on.
-
-    Returns
-    -------
-    Trained
 
     Raises
     ------
@@ -99,62 +88,49 @@ def fit(
     TrainingError
         When a loss is not finite.
     Interrupted
-        When a signal ended it at once.
+        When a signal (Ctrl-C, SIGTERM, SIGHUP) came before the first step, or a second time; else the run
+        ends after the current step.
     """
     watch, execution = watch or Watch(), execution or ExecutionConfig()
     with watch.stopping:
-        config, scan = _checked(scan, config, execution, validation)
-        device = device_of(execution.accelerator)
-        began = time.monotonic()
-        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        config, scan = checked(scan, config, execution, validation)
         state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
-        measured = measure(scan, config)
-        data = GroupData(scan, config, execution, measured.normalisation, validation)
+        return _Run(scan, config, execution, validation, workdir, watch, state).done()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, once its checks are passed; ``state``: what it goes on from."""
+
+    scan: Scan
+    config: TrainingConfig
+    execution: ExecutionConfig
+    validation: Scan | None
+    workdir: Path | None
+    watch: Watch
+    state: State | None
+
+    def done(self) -> Trained:
+        """Train, and return the best model."""
+        config, watch, state = self.config, self.watch, self.state
+        device, began = device_of(self.execution.accelerator), time.monotonic()
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        measured = measure(self.scan, config)
+        data = GroupData(self.scan, config, self.execution, measured.normalisation, self.validation)
         if watch.on_start is not None:
             watch.on_start(config)
         start = dataclasses.replace(config, probe="fixed") if state else config
-        light = illuminate(scan, start, measured, device, watch.on_probe)
-        module, to_object = _module(scan, config, measured, light, data, state)
-        module.autoencoder.core.generator.bf16 = execution.precision == "bf16"
+        light = illuminate(self.scan, start, measured, device, watch.on_probe)
+        module, to_object = _module(self.scan, config, measured, light, data, state)
+        module.autoencoder.core.generator.bf16 = self.execution.precision == "bf16"
         module.seconds_before = float(state[1]["seconds"]) if state else time.monotonic() - began
-        keeper = _keeper(module, to_object, workdir, watch, state)
+        keeper = _keeper(module, to_object, self.workdir, watch, state)
         data.first_epoch = keeper.epochs
         if keeper.epochs < config.nepochs and module.steps_before < module.steps_planned:
-            _run(module, data, keeper, execution, device)
+            _train(module, data, keeper, self.execution, device)
         else:
-            _log.info("nothing left to train: %d epochs and %d steps are done", keeper.epochs, keeper.steps)
+            logger.info("nothing left to train: %d epochs and %d steps are done", keeper.epochs, keeper.steps)
         return _ended(module, to_object, keeper, light.residuals)
-
-
-def _checked(
-    scan: Scan, config: TrainingConfig, execution: ExecutionConfig, validation: Scan | None
-) -> tuple[TrainingConfig, Scan]:
-    """The configuration with what it leaves open, and the frames to train on, once all of it fits."""
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model))
-    config.model.N = config.model.N or scan.N
-    _complete(config)
-    validate(config)
-    validate(execution, "execution.")
-    _check_fit(scan, validation, config)
-    if execution.devices > 1:
-        raise ConfigError(
-            f"devices: expected 1, found {execution.devices}; training on several devices at once is not there"
-            " yet, and would give another result: run one process on one device"
-        )
-    if execution.threads is not None:
-        torch.set_num_threads(execution.threads)
-    seed = config.seed if config.subsample_seed is None else config.subsample_seed
-    scan = subsample(scan, config.n_subsample, seed, config.sequential_sampling)
-    known = 0 if scan.probe is None else len(scan.probe)
-    config.model.probe_modes = config.model.probe_modes or known or 1
-    _build_shapes(config.model)
-    return config, scan
-
-
-def _build_shapes(model: ModelConfig) -> None:
-    """Build the generator without memory, so that what it refuses is refused before the work."""
-    with torch.device("meta"):
-        build(model)
 
 
 def _module(
@@ -202,7 +178,7 @@ def _keeper(
     return keeper
 
 
-def _run(
+def _train(
     module: PtychoModule, data: GroupData, keeper: Keeper, execution: ExecutionConfig, device: str
 ) -> None:
     """Run Lightning's trainer until the budget is used up or a signal comes."""
@@ -240,21 +216,6 @@ def _ended(
     )
 
 
-def _complete(config: TrainingConfig) -> None:
-    """Fill in what a configuration leaves to training. What each choice is worth: benchmarks/NOTES.md."""
-    generator = generator_class(config.model)
-    config.model = generator.completed(config.model)
-    whole = generator.trusts_all(config.model)
-    if config.overlap and config.model.gridsize == 1 and not whole:
-        _log.info(
-            "overlap: %s vouches for a part of its patches only; training on single frames",
-            config.model.architecture,
-        )
-        config.overlap = False
-    if config.equivariance_weight is None:
-        config.equivariance_weight = 1.0 if whole and not config.overlap else 0.0
-
-
 def _trainer(
     callbacks: list[lightning.Callback],
     config: TrainingConfig,
@@ -277,19 +238,6 @@ def _trainer(
         num_sanity_val_steps=0,
         callbacks=callbacks,
     )
-
-
-def _check_fit(scan: Scan, validation: Scan | None, config: TrainingConfig) -> None:
-    if config.backend != "pytorch":
-        raise ConfigError(
-            "backend: expected 'pytorch', found 'tensorflow'; this package trains with PyTorch only, "
-            "install the TensorFlow program PtychoPINN to train with TensorFlow"
-        )
-    for name, part in (("scan", scan), ("validation scan", validation)):
-        if part is not None and config.model.N != part.N:
-            raise ConfigError(
-                f"model.N: expected {part.N}, the frame size of the {name}, found {config.model.N}; set model.N to {part.N}"
-            )
 
 
 def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor]) -> None:

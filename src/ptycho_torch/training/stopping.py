@@ -51,6 +51,8 @@ class Stopping:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopping:
+        if not self._depth:
+            self.number = None
         self._depth += 1
         self.listen()
         return self

@@ -18,10 +18,10 @@ from ptycho_torch.evaluation import evaluate, load_reference
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.report.figures import comparison_figure, save_figure
 from ptycho_torch.report.tables import json_text
-from ptycho_torch.result import load_reconstruction
+from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import Scan, write_scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.workflows.training import Watch, train
+from ptycho_torch.workflows.training import TrainingOutputs, Watch, train
 
 __all__ = ["DemoOutputs", "run_demo"]
 
@@ -57,41 +57,13 @@ def run_demo(
     """
     began = time.monotonic()
     folder = ensure_output_dir(output_dir)
-    files = {
-        "scan": folder / "scan.npz",
-        "upper half": folder / "upper_half.npz",
-    }
+    files = {"scan": folder / "scan.npz", "upper half": folder / "upper_half.npz"}
     scan = _simulate(seed)
     border = float(np.median(scan.positions[:, 1]))
     write_scan(scan, files["scan"])
     write_scan(scan.select(scan.positions[:, 1] < border), files["upper half"])
-
-    config = TrainingConfig(
-        model=ModelConfig(N=SIZE),
-        max_minutes=minutes if steps is None else None,
-        max_steps=steps,
-        n_groups=256,
-        nepochs=1000,
-        batch_size=8,
-        seed=seed,
-    )
-    trained = train(
-        files["upper half"],
-        folder / "training",
-        config,
-        ExecutionConfig(progress=show_progress),
-        force=True,  # a demonstration in this folder before this one is no loss
-        watch=Watch(
-            on_probe=lambda sweep, residual: (
-                None if on_probe is None else on_probe(sweep, config.probe_sweeps, residual)
-            )
-        ),
-    )
-    if trained.trained.signal is not None:
-        raise Interrupted(
-            trained.trained.signal,
-            f"interrupted: {trained.bundle} holds what was learned so far; the demonstration was not ended",
-        )
+    config = _config(minutes if steps is None else None, steps, seed)
+    trained = _train(files["upper half"], folder / "training", config, show_progress, on_probe)
 
     def stage(done: int, text: str) -> None:
         if on_stage is not None:
@@ -100,13 +72,7 @@ def run_demo(
     stage(0, "in a new process")
     _reconstruct_elsewhere(trained.bundle, files["scan"], folder / "reconstruction")
     stage(1, "scoring")
-    rec = load_reconstruction(folder / "reconstruction" / "reconstruction.npz")
-    truth = load_reference(files["scan"])
-    scores = evaluate(rec, truth)
-    # Rows that no frame of the upper half reaches with more than the probe's faint border.
-    rows = rec.origin_xy[1] + np.arange(rec.object.shape[0])
-    unseen = np.broadcast_to((rows > border + SIZE / 4)[:, None], rec.object.shape)
-    unseen_scores = evaluate(rec, truth, region=unseen)
+    scored = _Scored.of(folder, files["scan"], border)
     stage(2, "drawing")
     files |= {
         "bundle": trained.bundle,
@@ -116,28 +82,86 @@ def run_demo(
         "metrics": folder / "metrics.json",
         "picture": folder / "demo.png",
     }
-    save_figure(comparison_figure(rec, truth), files["picture"])
+    save_figure(comparison_figure(scored.reconstruction, scored.truth), files["picture"])
     stage(3, "done")
-    seconds = time.monotonic() - began
+    return _told(scored, trained, files, round(time.monotonic() - began, 2), seed)
+
+
+def _config(minutes: float | None, steps: int | None, seed: int) -> TrainingConfig:
+    return TrainingConfig(
+        model=ModelConfig(N=SIZE),
+        max_minutes=minutes,
+        max_steps=steps,
+        n_groups=256,
+        nepochs=1000,
+        batch_size=8,
+        seed=seed,
+    )
+
+
+def _train(
+    scan: Path,
+    folder: Path,
+    config: TrainingConfig,
+    show_progress: bool,
+    on_probe: Callable[[int, int, float], None] | None,
+) -> TrainingOutputs:
+    def told(sweep: int, residual: float) -> None:
+        if on_probe is not None:
+            on_probe(sweep, config.probe_sweeps, residual)
+
+    execution = ExecutionConfig(progress=show_progress)
+    # A demonstration that was in this folder before is no loss.
+    trained = train(scan, folder, config, execution, force=True, watch=Watch(on_probe=told))
+    if trained.trained.signal is not None:
+        raise Interrupted(
+            trained.trained.signal,
+            f"interrupted: {trained.bundle} holds what was learned so far; the demonstration was not ended",
+        )
+    return trained
+
+
+@dataclass
+class _Scored:
+    """The reconstruction of all of the scan, and how right it is there and where training saw nothing."""
+
+    reconstruction: Reconstruction
+    truth: Any
+    scores: dict[str, Any]
+    unseen: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, scan: Path, border: float) -> _Scored:
+        rec = load_reconstruction(folder / "reconstruction" / "reconstruction.npz")
+        truth = load_reference(scan)
+        # Rows that no frame of the upper half reaches with more than the probe's faint border.
+        rows = rec.origin_xy[1] + np.arange(rec.object.shape[0])
+        below = np.broadcast_to((rows > border + SIZE / 4)[:, None], rec.object.shape)
+        return cls(rec, truth, evaluate(rec, truth), evaluate(rec, truth, region=below))
+
+
+def _told(
+    scored: _Scored, trained: TrainingOutputs, files: dict[str, Path], seconds: float, seed: int
+) -> DemoOutputs:
+    """Write the numbers, and the short table of them."""
+    info = scored.reconstruction.info
     metrics = {
-        "scores": scores,
-        "scores_unseen_half": unseen_scores,
+        "scores": scored.scores,
+        "scores_unseen_half": scored.unseen,
         "training": trained.metrics,
-        "reconstruction": rec.facts(),
-        "seconds": round(seconds, 2),
+        "reconstruction": info,
+        "seconds": seconds,
         "seed": seed,
         "files": {name: str(path) for name, path in files.items()},
     }
     write_text_atomic(files["metrics"], json_text(metrics))
-    table = {
-        "frames": scan.n_frames,
+    table: dict[str, Any] = {
+        "frames": len(scored.reconstruction.positions),
         "of these trained on": trained.metrics["provenance"]["training_data"]["frames"],
-    }
-    table |= {
         "training steps": trained.metrics["steps"],
-        "frames per second": round(scan.n_frames / rec.seconds, 1),
+        "frames per second": info["frames_per_second"],
     }
-    for name, part in (("", scores), (", unseen half", unseen_scores)):
+    for name, part in (("", scored.scores), (", unseen half", scored.unseen)):
         table |= {
             f"complex correlation{name}": part["complex_correlation"],
             f"SSIM of amplitude{name}": part["amplitude"]["ssim"],
@@ -155,7 +179,7 @@ def _simulate(seed: int) -> Scan:
 
 def _reconstruct_elsewhere(bundle: Path, scan: Path, folder: Path) -> None:
     """Runs ``ptychopinn reconstruct`` in a process of its own, which has only the bundle to go by."""
-    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(bundle), str(scan)]
+    command = [sys.executable, "-m", "ptycho_torch.cli", "reconstruct", str(scan), "--model", str(bundle)]
     done = subprocess.run(
         [*command, "--output-dir", str(folder), "--quiet"], capture_output=True, text=True, check=False
     )

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
-from ptycho_torch.model_manager import load_torch_bundle
-from ptycho_torch.reconstruction.predict import reconstruct
+from ptycho_torch.reconstruction.predict import reconstruct as predict
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
-from ptycho_torch.solvers import SOLVERS, Progress, Solver, SolverOptions
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
+from ptycho_torch.workflows.solving import Network, judged, kept_back, network_of, solve
 from ptycho_torch.workflows.training import described
 
 __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
+_EFFORT = {"quick": 4, "normal": 7, "thorough": 14}
+"""Iterations of the learned solver."""
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Listeners:
         Called with the sweep that is done and its residual.
     """
 
-    groups: Callable[[int, int], None] | None = None
+    groups: Progress | None = None
     sweep: Progress | None = None
 
 
@@ -89,9 +92,9 @@ class ReconstructionOutputs:
 class _Job:
     """What is asked for, checked, before anything is computed or written."""
 
-    model: Any
-    bundle: Path
+    network: Network
     scan: Scan
+    hidden: NDArray[np.bool_]
     config: InferenceConfig
     execution: ExecutionConfig
     solver: Solver | None
@@ -105,8 +108,8 @@ class _Job:
 
 def reconstruct_to(
     output_dir: str | Path,
-    bundle: str | Path,
     scan: Scan | str | Path,
+    bundle: str | Path | None = None,
     config: InferenceConfig | None = None,
     execution: ExecutionConfig | None = None,
     *,
@@ -114,7 +117,7 @@ def reconstruct_to(
     product: bool | Geometry = False,
     listeners: Listeners | None = None,
 ) -> ReconstructionOutputs:
-    """Reconstruct a scan with a bundle's model and keep the result in a folder.
+    """Reconstruct a scan and keep the result in a folder.
 
     Writes ``reconstruction.npz``, ``metrics.json`` and, where asked, ``product.h5``; then
     ``reconstruction.png`` and ``report.html``. A picture or report that fails is a warning: the numbers
@@ -123,8 +126,9 @@ def reconstruct_to(
     Parameters
     ----------
     output_dir : str or Path
-    bundle : str or Path
     scan : Scan, str or Path
+    bundle : str or Path, optional
+        Default: the one that ships with the package, which needs no training.
     config : InferenceConfig, optional
     execution : ExecutionConfig, optional
     refinement : Refinement, optional
@@ -143,13 +147,11 @@ def reconstruct_to(
         When something that was given cannot be used; nothing is written then.
     """
     listeners = listeners or Listeners()
-    job = _job(bundle, scan, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)
+    job = _job(scan, bundle, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)
     folder = ensure_output_dir(output_dir)
     if job.execution.threads is not None:
         torch.set_num_threads(job.execution.threads)
-    result = _network(job, listeners)
-    if job.solver is not None and refinement is not None:
-        result = _refined(job, job.solver, result, refinement.options, listeners)
+    result = _image(job, refinement, listeners)
     metrics = {**result.facts(), "scan": described(job.scan), "shape": list(result.object.shape)}
     done = ReconstructionOutputs(result, {}, metrics)
     _save(done, job, folder)
@@ -158,8 +160,8 @@ def reconstruct_to(
 
 
 def _job(
-    bundle: str | Path,
     scan: Scan | str | Path,
+    bundle: str | Path | None,
     config: InferenceConfig,
     execution: ExecutionConfig,
     refinement: Refinement | None,
@@ -169,7 +171,7 @@ def _job(
     validate(execution, "execution.")
     device = device_of(execution.accelerator)
     solver = None if refinement is None else SOLVERS.get(refinement.solver)(device)
-    model, _ = load_torch_bundle(bundle, device=device)
+    network = network_of(bundle, device)
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
     seed = config.seed if config.subsample_seed is None else config.subsample_seed
     scan = subsample(scan, config.n_subsample, seed)
@@ -180,35 +182,38 @@ def _job(
             "pixel size, found one in pixels; give pixel size, energy and distance"
         )
     wanted = geometry if product else None
-    return _Job(model, Path(bundle), scan, config, execution, solver, wanted, device)
+    # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.
+    share = 0.0 if network.solver is None else config.withhold
+    hidden = kept_back(scan, share, config.seed)
+    return _Job(network, scan, hidden, config, execution, solver, wanted, device)
 
 
-def _network(job: _Job, listeners: Listeners) -> Reconstruction:
-    result = reconstruct(
-        job.model,
-        job.scan,
+def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
+    """The network's image, refined where asked, and R of the frames that were used and of those that were not."""
+    seen = job.scan.select(~job.hidden) if job.hidden.any() else job.scan
+    result = _network(job, seen, listeners)
+    if job.solver is not None and refinement is not None:
+        before = residual(result, seen, device=job.device)
+        result = job.solver.solve(seen, result, refinement.options, listeners.sweep)
+        result = replace(result, info={**result.info, "residual_before_refinement": before})
+    provenance = {**result.provenance, "bundle": job.network.name}
+    return judged(replace(result, provenance=provenance), job.scan, job.hidden, job.device)
+
+
+def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
+    bf16 = job.execution.precision == "bf16"
+    if job.network.solver is not None:
+        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16, seed=job.config.seed)
+        return solve(seen, job.network, options, device=job.device, progress=listeners.groups)
+    return predict(
+        job.network.model,
+        seen,
         batch_size=job.config.batch_size,
         n_groups=job.config.n_groups,
         neighbor_count=job.config.neighbor_count,
         seed=job.config.seed,
-        bf16=job.execution.precision == "bf16",
+        bf16=bf16,
         progress=listeners.groups,
-    )
-    return replace(
-        result,
-        residual=residual(result, job.scan, device=job.device),
-        provenance={**result.provenance, "bundle": job.bundle.name},
-    )
-
-
-def _refined(
-    job: _Job, solver: Solver, before: Reconstruction, options: SolverOptions | None, listeners: Listeners
-) -> Reconstruction:
-    result = solver.solve(job.scan, before, options, listeners.sweep)
-    return replace(
-        result,
-        residual=residual(result, job.scan, device=job.device),
-        info={**result.info, "residual_before_refinement": before.residual},
     )
 
 

@@ -103,7 +103,8 @@ def save_solver(solver: RegionSolver, base_path: Path, provenance: dict[str, Any
     config = solver_config(solver)
     pair = build_pair(config, default_probe(_SIZE), 1.0)
     generator = pair[0].core.generator
-    assert isinstance(generator, Unrolled) and generator.regions is not None
+    assert isinstance(generator, Unrolled)
+    assert generator.regions is not None
     generator.regions.load_state_dict(solver.cpu().state_dict())
     for model in pair:
         model.eval().requires_grad_(False)

@@ -256,11 +256,17 @@ class RunFolder:
             f" {printable(found)}; leave it out to go on with that run, or begin another one in another folder"
         )
 
+    def is_bare(self) -> bool:
+        """Return whether the run was ended before anything of it was kept, so that going on is beginning."""
+        return not any((self.path / name).exists() for name in (f"{BUNDLE_NAME}.zip", _STATE))
+
     def what_exists(self) -> str:
         """Say in one line what there is of the run, and how to go on."""
         there = [name for name in (f"{BUNDLE_NAME}.zip", _STATE) if (self.path / name).exists()]
+        if not (self.path / RUN_NAME).exists():
+            return f"interrupted: nothing was written to {self.path} yet"
         if _STATE not in there:
-            return f"interrupted: nothing of this run is kept in {self.path} yet"
+            return f"interrupted: no step of this run is kept yet; begin with 'ptychopinn train --resume {self.path}'"
         return (
             f"interrupted: {' and '.join(there)} of its last whole epoch are in {self.path}; go on with"
             f" 'ptychopinn train --resume {self.path}'"

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +13,13 @@ import numpy as np
 
 from ptycho_torch.bundle.save import save_torch_bundle
 from ptycho_torch.bundle.selftest import Group
-from ptycho_torch.config import ExecutionConfig, TrainingConfig, config_fields, to_yaml
+from ptycho_torch.config import ExecutionConfig, TrainingConfig, to_yaml
 from ptycho_torch.errors import DataError, Interrupted
-from ptycho_torch.files import write_bytes_atomic, write_text_atomic
+from ptycho_torch.files import write_text_atomic
 from ptycho_torch.model import Autoencoder, DiffractionToObject
-from ptycho_torch.report.figures import figure_png, scan_figure, training_figure
-from ptycho_torch.report.html import Section, write_report
-from ptycho_torch.report.tables import history_csv, json_text
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets
 from ptycho_torch.training.run import Trained, Watch, fit
+from ptycho_torch.workflows.records import CONFIG_NAME, History, described, provenance_of, write_records
 from ptycho_torch.workflows.run_folder import BUNDLE_NAME, RunFolder, ScanFile
 
 __all__ = [
@@ -35,16 +29,11 @@ __all__ = [
     "ScanFile",
     "TrainingOutputs",
     "Watch",
+    "described",
+    "first_group",
     "provenance_of",
     "train",
 ]
-
-_log = logging.getLogger(__name__)
-
-CONFIG_NAME = "config.yaml"
-"""What a run really used, in its output folder."""
-
-History = list[dict[str, float]]
 
 
 @dataclass
@@ -55,30 +44,6 @@ class TrainingOutputs:
     bundle: Path
     files: dict[str, Path]
     metrics: dict[str, Any]
-
-
-def provenance_of(scan: Scan, config: TrainingConfig, history: History, seconds: float) -> dict[str, Any]:
-    """Say where a model comes from: data, seed, command, duration, last losses. Versions are added by the bundle."""
-    last = history[-1] if history else {}
-    return {
-        "training_data": described(scan),
-        "seed": config.seed,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "seconds": round(seconds, 3),
-        "losses": {k: v for k, v in last.items() if k in ("epoch", "step", "loss", "val_loss")},
-    }
-
-
-def described(scan: Scan) -> dict[str, Any]:
-    """Describe a scan in a few plain values: file name and hash, how it was read, its size."""
-    source = scan.source
-    known: dict[str, Any] = {} if source is None else {
-        "name": Path(source.path).name,
-        "sha256": source.sha256,
-        "measurement": source.measurement,
-        "measurement_why": source.measurement_why,
-    }  # fmt: skip
-    return {**known, "frames": scan.n_frames, "N": scan.N}
 
 
 def train(
@@ -92,32 +57,25 @@ def train(
     force: bool = False,
     watch: Watch | None = None,
 ) -> TrainingOutputs:
-    """Train on a scan without labels and keep everything in ``output_dir``.
+    """Train on a scan without labels and keep everything in ``output_dir``; the files are those of docs/training.md.
 
     Parameters
     ----------
     scan : Scan, ScanFile, path or None
         None with ``resume``: the run's own scan, read as it was.
-    output_dir : path
-        ``run.json`` is written first, then ``config.yaml`` (what is really used), ``wts.h5.zip`` after every
-        improvement, ``resume.safetensors`` after every epoch, and at the end ``history.csv``,
-        ``training.json``, ``training.png`` and ``training.html``.
     config : TrainingConfig, optional
         Default: defaults, with the frames' own size.
-    execution : ExecutionConfig, optional
     validation : Scan or path, optional
         Scan to measure losses on; default: ``config.test_data_file``, or a part of the frames.
-    resume : bool
-        Go on from where the run in ``output_dir`` stood, with the configuration that is given.
-    force : bool
-        Begin anew in a folder that holds a run; what it holds goes once all checks are passed.
+    resume, force : bool
+        Go on from where the run in ``output_dir`` stood, or begin anew in its place.
     watch : Watch, optional
         Who is told of the run while it goes on.
 
     Returns
     -------
     TrainingOutputs
-        Also after Ctrl-C, SIGTERM or SIGHUP, with ``trained.signal`` set and all of the above written.
+        Also after Ctrl-C, SIGTERM or SIGHUP, with ``trained.signal`` set and everything written.
 
     Raises
     ------
@@ -128,28 +86,13 @@ def train(
     Interrupted
         When a signal came before the first step, or a second time; the text says what exists.
     """
-    watch = watch or Watch()
-    folder = RunFolder(output_dir)
+    watch, folder = watch or Watch(), RunFolder(output_dir)
     if not resume:
         folder.check_free(force)
     with _saying_what_exists(folder), watch.stopping:
         file, data, held_out = _opened(folder, scan, validation, config, resume)
-        with folder.held():
-            if resume:
-                folder.check_same(data, held_out)
-            else:
-                folder.check_free(force)
-            job = _Job(folder, data, file, held_out, execution or ExecutionConfig(), resume)
-            trained = fit(
-                data,
-                job.settled(config),
-                job.execution,
-                validation=held_out,
-                workdir=folder.path,
-                resume=resume,
-                watch=dataclasses.replace(watch, on_start=job.begin, on_best=job.keep),
-            )
-            return job.end(trained)
+        job = _Job(folder, data, file, held_out, execution or ExecutionConfig(), resume)
+        return job.done(config, force, watch)
 
 
 @contextlib.contextmanager
@@ -198,6 +141,24 @@ class _Job:
     resume: bool
     group: Group | None = None
 
+    def done(self, config: TrainingConfig | None, force: bool, watch: Watch) -> TrainingOutputs:
+        """Train with the folder in hand, and write everything."""
+        with self.folder.held():
+            if self.resume:
+                self.folder.check_same(self.scan, self.validation)
+            else:
+                self.folder.check_free(force)
+            trained = fit(
+                self.scan,
+                self.settled(config),
+                self.execution,
+                validation=self.validation,
+                workdir=self.folder.path,
+                resume=self.resume and not self.folder.is_bare(),
+                watch=dataclasses.replace(watch, on_start=self.begin, on_best=self.keep),
+            )
+            return self.end(trained)
+
     def settled(self, config: TrainingConfig | None) -> TrainingConfig:
         """The configuration with absolute paths, so that it holds in any folder."""
         if config is None:
@@ -227,7 +188,7 @@ class _Job:
     ) -> None:
         """Write the bundle."""
         if self.group is None:
-            self.group = _first_group(self.scan, autoencoder, config)
+            self.group = first_group(self.scan, autoencoder, config)
         x, offsets = self.group
         seconds = history[-1]["seconds"] if history else 0.0
         save_torch_bundle(
@@ -254,11 +215,11 @@ class _Job:
             "probe_residual": trained.probe_residuals[-1] if trained.probe_residuals else None,
             "provenance": provenance_of(self.scan, trained.config, trained.history, trained.seconds),
         }
-        files = _write(self.folder.path, self.scan, trained, self.execution, metrics)
+        files = write_records(self.folder.path, self.scan, trained, self.execution, metrics)
         return TrainingOutputs(trained, files["bundle"], files, metrics)
 
 
-def _first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
+def first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Group:
     """One group of the scan for the bundle's self-test: normalised frames (1, C, N, N), offsets (1, C, 1, 2)."""
     groups = group_neighbours(
         scan.positions,
@@ -272,49 +233,3 @@ def _first_group(scan: Scan, model: Autoencoder, config: TrainingConfig) -> Grou
     frames = np.asarray(scan.frames[groups[0]], dtype=np.float32)[None]
     normalisation = np.float32(model.params["amplitude_normalisation"])
     return frames * normalisation, np.float32(model.core.offset_sign) * offsets
-
-
-def _write(
-    folder: Path, scan: Scan, trained: Trained, execution: ExecutionConfig, metrics: dict[str, Any]
-) -> dict[str, Path]:
-    files = {
-        "bundle": folder / f"{BUNDLE_NAME}.zip",
-        "history": folder / "history.csv",
-        "figure": folder / "training.png",
-        "config": folder / CONFIG_NAME,
-        "metrics": folder / "training.json",
-        "report": folder / "training.html",
-    }
-    write_text_atomic(files["history"], history_csv(trained.history))
-    write_text_atomic(files["config"], to_yaml(trained.config, execution=execution))
-    write_text_atomic(files["metrics"], json_text(metrics))
-    try:
-        _draw(files, scan, trained, metrics)
-    except Exception as error:  # the numbers are on disk; whatever a picture fails of, the run has not failed
-        _log.warning("no pictures or report of this run: %s: %s", type(error).__name__, error)
-        del files["figure"], files["report"]
-    return files
-
-
-def _draw(files: dict[str, Path], scan: Scan, trained: Trained, metrics: dict[str, Any]) -> None:
-    picture = figure_png(training_figure(trained.history))
-    write_bytes_atomic(files["figure"], picture)
-    ended = "Training was interrupted; this is the best model up to then." if trained.interrupted else ""
-    about_scan = [("Positions, mean frame, probe guess", figure_png(scan_figure(scan)))]
-    carried = {
-        name for name, (_, item) in config_fields(TrainingConfig).items() if item.metadata.get("carried")
-    }
-    used = {
-        name: attrgetter(name)(trained.config)
-        for name in config_fields(TrainingConfig)
-        if name not in carried and attrgetter(name)(trained.config) is not None
-    }
-    write_report(
-        files["report"],
-        "Training",
-        [
-            Section("Result", ended, metrics, [("Loss of training and validation frames", picture)]),
-            Section("Scan", "", described(scan), about_scan),
-            Section("Configuration", "", used),
-        ],
-    )

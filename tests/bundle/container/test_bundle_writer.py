@@ -237,7 +237,7 @@ def test_the_file_of_a_base_path() -> None:
 
 
 def test_nothing_there_names_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(BundleNotFoundError, match=r"wts\.h5: no such file or folder, and no wts\.h5\.zip"):
+    with pytest.raises(BundleNotFoundError, match=r"wts\.h5: does not exist, nor does wts\.h5\.zip"):
         open_archive(tmp_path / "wts.h5")
     with pytest.raises(BundleNotFoundError, match="no bundle here"):
         open_archive(tmp_path)

@@ -29,14 +29,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleError
 from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
 
 
 @pytest.fixture(autouse=True)
 def clean_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def scale_of(tmp_path: Path, module_scale: float | None, argument: float | None)
 
 def test_the_order_in_which_the_scale_is_looked_for(tmp_path: Path) -> None:
     assert scale_of(tmp_path, None, None) == {"value": 1.0, "source": "default"}
-    legacy.cfg["intensity_scale"] = 7.0
+    parameters.cfg["intensity_scale"] = 7.0
     assert scale_of(tmp_path, None, None) == {"value": 7.0, "source": "global"}
     found = scale_of(tmp_path, 3.0, None)
     assert found["source"] == "model"
@@ -214,13 +214,13 @@ def test_a_bad_scale_is_refused(tmp_path: Path, bad: Any) -> None:
 
 
 def test_global_dictionary_is_updated_after_success_only(bundle: Path, tmp_path: Path) -> None:
-    legacy.cfg["mine"] = 1
+    parameters.cfg["mine"] = 1
     broken = put(tmp_path / "x.zip", with_state(bare(bundle), lambda s: s.popitem() and None))
     with pytest.raises(BundleError):
         load_torch_bundle(broken)
-    assert legacy.cfg == {"mine": 1}
+    assert parameters.cfg == {"mine": 1}
     _, params = load_torch_bundle(bundle)
-    assert legacy.cfg == {"mine": 1, **params}
+    assert parameters.cfg == {"mine": 1, **params}
 
 
 def test_loading_does_not_disturb_random_numbers(bundle: Path) -> None:

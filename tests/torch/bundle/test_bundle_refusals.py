@@ -25,14 +25,15 @@ from bundle_models import (
 )
 from torch import nn
 
-from ptycho_torch import legacy
+from peak import peak
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleError, BundleNotFoundError
 from ptycho_torch.model_manager import load_torch_bundle
 
 
 @pytest.fixture(autouse=True)
 def clean_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +132,18 @@ def test_other_writers_state_dicts_are_read(bundle: Path, tmp_path: Path, form: 
 PARAMS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "gridsize": (lambda p: p.update(gridsize=3), "gridsize: 3, but the model was saved with 2"),
     "N": (lambda p: p.update(N=64), "probe: expected shape"),
-    "no N": (lambda p: p.pop("N") and None, "N: parameter is missing"),
-    "no gridsize": (lambda p: p.pop("gridsize") and None, "gridsize: parameter is missing"),
+    "no N": (lambda p: p.pop("N") and None, "missing required fields: N;"),
+    "no gridsize": (
+        lambda p: p.pop("gridsize") and None,
+        "missing required fields: gridsize; cannot reconstruct",
+    ),
     **{
         f"N {v!r}": (lambda p, v=v: p.update(N=v), "N: ")
         for v in ("64", None, 64.5, -64, 0, 10**9, [64], True, float("nan"))
     },
     "N array": (lambda p: p.update(N=np.zeros((2, 2))), "N: "),
+    "gridsize 1.5": (lambda p: p.update(gridsize=1.5), "gridsize: expected an integer, found 1.5"),
+    "epochs 1.5": (lambda p: p.update(nepochs=1.5), "nepochs: expected an integer, found 1.5"),
     "gridsize huge": (lambda p: p.update(gridsize=10**6), "gridsize: "),
     **{
         f"scale {v!r}": (lambda p, v=v: p.update(intensity_scale=v), "intensity_scale: ")
@@ -150,7 +156,7 @@ PARAMS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "probe of text": (lambda p: p.update(probe="x"), "probe: "),
     "probe nan": (lambda p: p.update(probe=p["probe"] * np.nan), "probe: "),
     "list": (lambda p: [1, 2], "expected a dictionary"),
-    "nothing": (lambda p: {}, "N: parameter is missing"),
+    "nothing": (lambda p: {}, "missing required fields: N, gridsize;"),
     "empty list": (lambda p: [], "expected a dictionary"),
 }
 
@@ -298,3 +304,25 @@ def test_entries_that_nobody_asked_for_are_left_alone(bundle: Path, tmp_path: Pa
     }
     load_torch_bundle(put(tmp_path / "x.zip", {**bare(bundle), **extra}))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"N": 4096},
+        {"N": 4096, "gridsize": 16, "probe_modes": 64},
+        {"N": 2048, "architecture": "cnn", "n_filters_scale": 64},
+        {"unrolled_width": 1024, "unrolled_levels": 5, "unrolled_iterations": 64},
+    ],
+    ids=str,
+)
+def test_params_that_ask_for_an_enormous_model(tmp_path: Path, params: dict[str, Any]) -> None:
+    def change(found: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in found.items() if k not in ("probe", "_model_config")} | params
+
+    sound = saved(tmp_path)
+    path = put(tmp_path / "x.zip", with_params(bare(sound), change))
+    setup = "from ptycho_torch.model_manager import load_torch_bundle; load_torch_bundle(args[1])"
+    found = peak(setup, "load_torch_bundle(args[0])", path, sound)
+    assert found.error == "BundleError"
+    assert found.within(path.stat().st_size), f"{found.grown >> 20} MiB: {found.text}"

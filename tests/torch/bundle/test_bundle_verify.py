@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ import torch
 from bundle_models import bare, members, put, saved, small_pair, with_params, with_state
 from safetensors import safe_open
 
+from peak import peak
 from ptycho_torch.bundle import export_safetensors, inspect_bundle, verify_bundle
-from ptycho_torch.errors import BundleError, BundleNotFoundError
+from ptycho_torch.errors import BundleError, BundleNotFoundError, OutputError
 from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
 
 
@@ -76,7 +79,7 @@ def test_verify_notices_drift(bundle: Path, tmp_path: Path) -> None:
     report = verify_bundle(put(tmp_path / "x.zip", drifted))
     assert [c.status for c in report.checks] == ["passed", "failed"]
     assert "drift" in report.checks[1].text
-    assert report.exit_status == 2
+    assert report.exit_status == 4
 
 
 def test_verify_reports_damage(bundle: Path, tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_verify_reports_damage(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(data)
     report = verify_bundle(tmp_path / "x.zip")
     assert [c.status for c in report.checks] == ["failed"]
-    assert report.exit_status == 1
+    assert report.exit_status == 3
     with pytest.raises(BundleNotFoundError):
         verify_bundle(tmp_path / "none")
 
@@ -108,6 +111,87 @@ def test_a_malformed_self_test_fails(bundle: Path, tmp_path: Path, change: dict[
     side["self_test"] |= change
     report = verify_bundle(put(tmp_path / "x.zip", {**content, "bundle.json": json.dumps(side).encode()}))
     assert report.exit_status != 0
+
+
+def _packed(array: np.ndarray) -> dict[str, object]:
+    text = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "zlib_base64": text}
+
+
+_GROUPS = {
+    "far offsets": ((1, 4, 32, 32), 4000.0),
+    "a little too far": ((1, 4, 32, 32), 33.0),
+    "large frames": ((1, 1, 4096, 4096), 0.0),
+    "other frames": ((1, 4, 1024, 1024), 0.0),
+    "many members": ((1, 4096, 32, 32), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", list(_GROUPS))
+def test_a_self_test_that_would_take_gigabytes(bundle: Path, tmp_path: Path, name: str) -> None:
+    shape, reach = _GROUPS[name]
+    offsets = np.zeros((1, shape[1], 1, 2), np.float32)
+    offsets[0, 0] = reach
+    content = members(bundle)
+    side = json.loads(content["bundle.json"])
+    side["self_test"] |= {
+        "frames": _packed(np.zeros(shape, np.float32)),
+        "offsets": _packed(offsets),
+        "output": _packed(np.zeros((1, *shape[1:]), np.complex64)),
+    }
+    path = put(tmp_path / "x.zip", {**content, "bundle.json": json.dumps(side).encode()})
+    setup = (
+        "from ptycho_torch.bundle import verify_bundle; import ptycho_torch.bundle.rebuild;"
+        "import sys; verify_bundle(args[1])"  # what torch needs the first time
+    )
+    found = peak(setup, "result = verify_bundle(args[0]).exit_status", path, bundle)
+    assert found.text in ("3", "4"), found
+    assert found.within(path.stat().st_size), f"{found.grown >> 20} MiB"
+    assert found.seconds < 60
+
+
+def test_groups_that_no_reader_runs_are_not_saved(tmp_path: Path) -> None:
+    """Frames that do not overlap at all: the bundle gets a synthetic test instead."""
+    config, models = small_pair()
+    far = np.zeros((1, 4, 1, 2), np.float32)
+    far[0, 0] = 100
+    group = np.random.default_rng(0).random((1, 4, 32, 32), np.float32), far
+    save_torch_bundle(models, tmp_path / "x", config, self_test=group)
+    assert [c.status for c in verify_bundle(tmp_path / "x").checks] == ["passed", "passed"]
+
+
+def test_a_self_test_without_the_memory_for_it_is_not_run(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptycho_torch.bundle.verify.memory_limit", lambda: 1000)
+    report = verify_bundle(bundle)
+    assert [c.status for c in report.checks] == ["passed", "absent"]
+    assert "not run: may take" in report.checks[1].text
+
+
+def test_provenance_of_another_kind_is_shown(bundle: Path, tmp_path: Path) -> None:
+    content = members(bundle)
+    side = json.loads(content["bundle.json"]) | {"provenance": ["odd"]}
+    path = put(tmp_path / "x.zip", {**content, "bundle.json": json.dumps(side).encode()})
+    assert inspect_bundle(path)["provenance"] == {"found": ["odd"]}
+
+
+def test_export_does_not_write_over_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    before = bundle.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(bundle)
+    for target in (bundle, tmp_path / "link.safetensors"):
+        with pytest.raises(OutputError, match="is an input of this command"):
+            export_safetensors(bundle, target)
+    assert bundle.read_bytes() == before
+
+
+def test_a_run_folder_is_preferred_to_a_zip_of_its_name(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wts.h5.zip").write_bytes(bundle.read_bytes())
+    (tmp_path / "run.zip").write_bytes(b"another thing")
+    assert inspect_bundle(tmp_path / "run")["path"] == str(tmp_path / "run" / "wts.h5.zip")
+    with pytest.raises(BundleError):
+        inspect_bundle(tmp_path / "run.zip")
 
 
 def test_export_holds_weights_and_configuration(bundle: Path, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scan(small_scan(), folder / "scan.npz")
     done = call("train", folder / "scan.npz", "-o", folder / "run", *QUICK, "--quiet")
     assert done.exit_code == 0, done.output
-    done = call("reconstruct", folder / "run", folder / "scan.npz", "-o", folder / "image", "--quiet")
+    done = call(
+        "reconstruct", folder / "scan.npz", "--model", folder / "run", "-o", folder / "image", "--quiet"
+    )
     assert done.exit_code == 0, done.output
     return folder
 
@@ -93,7 +95,9 @@ def test_json_is_one_object_and_quiet_is_silent(folder: Path, tmp_path: Path) ->
     assert result["epochs"] == 2
     assert Path(result["files"]["bundle"]).exists()
     assert done.stderr == ""
-    done = process("reconstruct", tmp_path / "a", folder / "scan.npz", "-o", tmp_path / "b", "--quiet")
+    done = process(
+        "reconstruct", folder / "scan.npz", "--model", tmp_path / "a", "-o", tmp_path / "b", "--quiet"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -165,15 +169,31 @@ def test_scores_and_the_alignment_are_reported(folder: Path, tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     scores = json.loads(done.stdout)
     for part in ("amplitude", "phase"):
-        assert {"ssim", "ms_ssim", "psnr", "frc50", "frc_1_7"} <= set(scores[part])
-    assert {"shift_xy", "phase", "amplitude_scale"} <= set(scores["alignment"])
-    assert (tmp_path / "comparison.png").exists()
+        assert {"ssim", "ms_ssim", "psnr", "correlation", "nrmse", "frc_half_bit", "frc_1_7"} <= set(
+            scores[part]
+        )
+    assert {"ramp_xy", "shift_xy", "phase", "amplitude_scale"} <= set(scores["alignment"])
+    assert scores["alignment"]["kept"] == []
+    for name in ("comparison.png", "frc.png", "report.html", "metrics.json"):
+        assert (tmp_path / name).stat().st_size > 200
+        assert scores["files"][{"comparison.png": "figure"}.get(name, name.split(".")[0])] == str(
+            tmp_path / name
+        )
     perfect = call(
         "evaluate", folder / "image" / "reconstruction.npz", folder / "image" / "reconstruction.npz", "--json"
     )
     assert json.loads(perfect.stdout)["complex_correlation"] == pytest.approx(1.0)
-    table = call("evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz")
-    assert "complex correlation" in table.stdout
+    table = call(
+        "evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz", "--keep", "phase, scale"
+    )
+    for words in ("complex correlation", "kept: scale", "applied: shift (px)"):
+        assert words in table.stdout
+    same = call("evaluate", *[folder / "image" / "reconstruction.npz"] * 2)
+    assert "not crossed" in same.stdout
+    assert "applied: phase (rad)" not in table.stdout
+    wrong = call("evaluate", folder / "image" / "reconstruction.npz", folder / "scan.npz", "--keep", "tilt")
+    assert wrong.exit_code == 2
+    assert "keep: expected some of ramp, phase, scale, shift" in wrong.stderr
 
 
 # ---------------------------------------------------------------- bundles
@@ -196,12 +216,12 @@ def test_damage_and_drift_have_their_own_status(folder: Path, tmp_path: Path) ->
     data[len(data) // 2] ^= 0xFF
     (tmp_path / "damaged.zip").write_bytes(data)
     done = call("verify", tmp_path / "damaged.zip")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "integrity" in done.stdout
     assert call("verify", tmp_path / "missing.zip").exit_code == 2
     _with_other_answer(folder / "run" / "wts.h5.zip", tmp_path / "drift.zip")
     done = call("verify", tmp_path / "drift.zip")
-    assert done.exit_code == 2, done.output
+    assert done.exit_code == 4, done.output
     assert "drift" in done.stdout
 
 
@@ -283,7 +303,7 @@ def test_files_that_are_no_scan(folder: Path, tmp_path: Path, command: str) -> N
 
 def _refused(folder: Path, tmp_path: Path, command: str, *parts: str, extra: tuple[Any, ...] = ()) -> None:
     scan = tmp_path / "bad.npz"
-    before = ["train", scan] if command == "train" else ["reconstruct", folder / "run", scan]
+    before = ["train", scan] if command == "train" else ["reconstruct", scan, "--model", folder / "run"]
     done = call(*before, "-o", tmp_path / "out", *extra, *(QUICK if command == "train" else []))
     assert done.exit_code == 2, done.output
     line = done.stderr.strip().splitlines()[-1]
@@ -304,7 +324,7 @@ def test_a_bundle_for_another_size(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_that_is_none(folder: Path, tmp_path: Path) -> None:
-    done = call("reconstruct", tmp_path / "no.zip", folder / "scan.npz", "-o", tmp_path / "out")
+    done = call("reconstruct", folder / "scan.npz", "--model", tmp_path / "no.zip", "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert "no.zip" in done.stderr
 
@@ -313,7 +333,7 @@ def test_outputs_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for before in (
         ["train", folder / "scan.npz", *QUICK],
-        ["reconstruct", folder / "run", folder / "scan.npz"],
+        ["reconstruct", folder / "scan.npz", "--model", folder / "run"],
     ):
         done = call(*before, "-o", tmp_path / "file")
         assert done.exit_code == 2
@@ -322,7 +342,10 @@ def test_outputs_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     if os.geteuid():  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
         assert (
-            call("reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "locked").exit_code == 2
+            call(
+                "reconstruct", folder / "scan.npz", "--model", folder / "run", "-o", tmp_path / "locked"
+            ).exit_code
+            == 2
         )
 
 
@@ -334,7 +357,7 @@ def test_a_full_disk_leaves_earlier_outputs(folder: Path, tmp_path: Path) -> Non
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192));"
         "sys.argv = ['ptychopinn', *sys.argv[1:]]; from ptycho_torch.cli import main; main()"
     )
-    arguments = ["reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path, "--quiet"]
+    arguments = ["reconstruct", folder / "scan.npz", "--model", folder / "run", "-o", tmp_path, "--quiet"]
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "mpl"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -347,7 +370,9 @@ def test_a_full_disk_leaves_earlier_outputs(folder: Path, tmp_path: Path) -> Non
 
 
 def test_errors_are_json_too(folder: Path, tmp_path: Path) -> None:
-    done = process("reconstruct", folder / "run", tmp_path / "no.npz", "-o", tmp_path / "out", "--json")
+    done = process(
+        "reconstruct", tmp_path / "no.npz", "--model", folder / "run", "-o", tmp_path / "out", "--json"
+    )
     assert done.returncode == 2
     assert "no.npz" in json.loads(done.stdout)["error"]
 
@@ -386,7 +411,7 @@ def test_the_real_star(shared: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "516 frames" in done.stderr
     done = process(
-        "reconstruct", tmp_path / "run", star, "-o", tmp_path / "image", "--refine", "12", "--json"
+        "reconstruct", star, "--model", tmp_path / "run", "-o", tmp_path / "image", "--refine", "12", "--json"
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["residual"] < 0.02
@@ -401,7 +426,16 @@ def test_the_real_star(shared: Path, tmp_path: Path) -> None:
 def test_products_are_written_where_metres_are_known(folder: Path, tmp_path: Path) -> None:
     from ptycho_torch.scan.product import read_product
 
-    before = ["reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", "--product", "-q"]
+    before = [
+        "reconstruct",
+        folder / "scan.npz",
+        "--model",
+        folder / "run",
+        "-o",
+        tmp_path / "out",
+        "--product",
+        "-q",
+    ]
     done = call(*before)
     assert done.exit_code == 2
     assert "metres" in done.stderr
@@ -416,7 +450,7 @@ def test_products_are_written_where_metres_are_known(folder: Path, tmp_path: Pat
 
 
 def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
-    before = ["reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", "--json"]
+    before = ["reconstruct", folder / "scan.npz", "--model", folder / "run", "-o", tmp_path / "out", "--json"]
     done = call(*before, "--refine", 3, "--refine-positions", "--refine-minutes", 1)
     assert done.exit_code == 0, done.output
     metrics = json.loads(done.stdout)
@@ -442,7 +476,7 @@ def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
 def test_refinement_that_cannot_be_is_refused_first(
     folder: Path, tmp_path: Path, flags: tuple[object, ...], text: str
 ) -> None:
-    done = call("reconstruct", folder / "run", folder / "scan.npz", "-o", tmp_path / "out", *flags)
+    done = call("reconstruct", folder / "scan.npz", "--model", folder / "run", "-o", tmp_path / "out", *flags)
     assert done.exit_code == 2
     assert text in done.stderr
     assert not (tmp_path / "out").exists()

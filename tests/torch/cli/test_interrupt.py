@@ -71,7 +71,7 @@ def test_a_second_ctrl_c_says_what_exists(scan: Path, tmp_path: Path) -> None:
     """The first one is answered with the writing of everything; the second comes while that goes on."""
     run = tmp_path / "run"
     code = (
-        "import os, signal, sys, ptycho_torch.workflows.training as t;"
+        "import os, signal, sys, ptycho_torch.workflows.records as t;"
         "t._draw = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
         "sys.argv = ['ptychopinn', *sys.argv[1:]]; from ptycho_torch.cli import main; main()"
     )

@@ -101,9 +101,9 @@ def test_physics_alone_comes_nearer_with_every_repetition() -> None:
     example = Examples(5, replace(SMALL, exact=1.0)).draw(1)
     physics = RegionSolver(iterations=1, passes=4, width=8, levels=1)
     errors = []
-    for extra in (0, 4, 12):
+    for count in (1, 5, 13):
         with torch.no_grad():
-            found = physics(example.frames, update_probe=False, extra=extra).objects[-1]
+            found = physics(example.frames, update_probe=False, iterations=count).objects[-1]
         errors.append(float(relative_error(found, example).mean()))
     assert errors[2] < 0.7 * errors[1] < 0.7 * errors[0], errors
 
@@ -117,7 +117,7 @@ def test_the_probe_is_mended_by_the_physics() -> None:
         return float(1 - torch.vdot(found, wanted).abs() / found.norm() / wanted.norm())
 
     with torch.no_grad():
-        found = physics(example.frames, update_probe=True, extra=60).probe
+        found = physics(example.frames, update_probe=True, iterations=60).probe
     assert wrong(found) < 0.5 * wrong(example.frames.probe)
 
 

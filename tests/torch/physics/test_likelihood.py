@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll, total_variation
+from ptycho_torch.physics.likelihood import RATE_FLOOR, amplitude_mae, poisson_nll, total_variation
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,3 +50,35 @@ def test_total_variation_of_a_ramp() -> None:
     ramp = torch.arange(4.0).expand(1, 1, 3, 4)
     assert total_variation(ramp) == 1.0
     assert total_variation(torch.complex(ramp, ramp)) > 1.4
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), share=st.floats(0.2, 1), own=st.booleans())
+def test_values_are_those_of_a_numpy_twin(seed: int, share: float, own: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rate, counts = rng.uniform(0.1, 50, (2, 3, 1, 4, 5))
+    mask = rng.random((3, 1, 4, 5) if own else (4, 5)) < share
+    mask.flat[0] = True
+    used = np.broadcast_to(mask, rate.shape)
+    tensors = torch.from_numpy(rate), torch.from_numpy(counts), torch.from_numpy(mask)
+    expected = np.mean((rate - counts * np.log(rate))[used])
+    assert float(poisson_nll(*tensors)) == pytest.approx(expected, rel=1e-12)
+    assert float(amplitude_mae(*tensors)) == pytest.approx(np.mean(np.abs(rate - counts)[used]), rel=1e-12)
+    assert float(amplitude_mae(*tensors[:2])) == pytest.approx(np.mean(np.abs(rate - counts)), rel=1e-12)
+
+
+def test_the_floor_of_the_rate_is_that_of_the_contract() -> None:
+    dark, counts = torch.zeros(2, 2, dtype=torch.float64), torch.full((2, 2), 3.0, dtype=torch.float64)
+    assert RATE_FLOOR == 1e-8
+    assert float(poisson_nll(dark, counts)) == pytest.approx(1e-8 - 3 * math.log(1e-8), rel=1e-12)
+
+
+def test_nothing_to_use_costs_nothing() -> None:
+    assert float(amplitude_mae(torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))) == 0
+
+
+def test_total_variation_counts_rows_and_columns_alike() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 4, 6)) + 1j * rng.normal(size=(2, 4, 6))
+    expected = np.abs(np.diff(image, axis=-2)).mean() + np.abs(np.diff(image, axis=-1)).mean()
+    assert float(total_variation(torch.from_numpy(image))) == pytest.approx(expected, rel=1e-12)

@@ -81,3 +81,22 @@ def test_gradients_pass_gradcheck() -> None:
     patch = torch.from_numpy(complex_noise(rng, 1, 1, 4, 4)).requires_grad_()
     probe = torch.from_numpy(complex_noise(rng, 2, 4, 4)).requires_grad_()
     assert torch.autograd.gradcheck(diffract, (patch, probe))
+
+
+def test_each_patch_of_a_batch_has_a_frame_of_its_own() -> None:
+    rng = np.random.default_rng(2)
+    patches, probe = complex_noise(rng, 2, 3, 6, 6), complex_noise(rng, 2, 6, 6)
+    found = intensity(torch.from_numpy(patches), torch.from_numpy(probe))
+    assert found.shape == (2, 3, 6, 6)
+    for b in range(2):
+        for c in range(3):
+            np.testing.assert_allclose(found[b, c].numpy(), twin_intensity(patches[b, c], probe), rtol=1e-9)
+
+
+def test_a_dark_field_has_a_small_amplitude_and_a_finite_gradient() -> None:
+    patch = torch.zeros(1, 1, 4, 4, dtype=torch.complex128, requires_grad=True)
+    amplitude = diffract(patch, torch.ones(1, 4, 4, dtype=torch.complex128))
+    torch.testing.assert_close(amplitude.detach(), torch.full((1, 1, 4, 4), 1e-6, dtype=torch.float64))
+    amplitude.sum().backward()
+    assert patch.grad is not None
+    assert torch.isfinite(torch.view_as_real(patch.grad)).all()

@@ -52,8 +52,8 @@ def as_reconstruction(obj: np.ndarray, origin: np.ndarray, probe: np.ndarray) ->
 
 
 def refined(frames: np.ndarray, positions: np.ndarray, probe: np.ndarray, **options: Any) -> Refined:
-    good = options.pop("good_pixels", None)
-    return refine(frames, positions, probe, RefineOptions(**options), good_pixels=good)
+    more = {key: options.pop(key) for key in ("good_pixels", "progress") if key in options}
+    return refine(frames, positions, probe, RefineOptions(**options), **more)
 
 
 def solved(start: Reconstruction | None, **options: Any) -> Reconstruction:

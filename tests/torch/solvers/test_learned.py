@@ -10,7 +10,8 @@ from ptycho_torch.errors import DataError
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers.learned import Frames, LearnedOptions, RegionObject, solve_learned
+from ptycho_torch.solvers.learned import Frames, RegionObject, solve_learned
+from ptycho_torch.solvers.options import LearnedOptions
 
 SIZE = 32
 
@@ -42,16 +43,16 @@ def error(found: RegionObject, truth: np.ndarray) -> float:
 
 def test_a_scan_is_solved_in_one_region(physics: RegionSolver) -> None:
     frames, probe, truth = measured(80, 5.0)
-    found = solve_learned(physics, frames, probe, LearnedOptions(update_probe=False, extra=4))
+    found = solve_learned(physics, frames, probe, LearnedOptions(update_probe=False, sweeps=5))
     flat = RegionObject(np.ones_like(found.object), found.weight, found.origin_xy, found.probe)
     assert error(found, truth) < 0.5 * error(flat, truth)
 
 
 def test_tiles_give_the_image_of_the_whole(physics: RegionSolver) -> None:
     frames, probe, truth = measured(144, 6.0)
-    whole = solve_learned(physics, frames, probe, LearnedOptions(update_probe=False, extra=4))
+    whole = solve_learned(physics, frames, probe, LearnedOptions(update_probe=False, sweeps=5))
     seen: list[tuple[int, int]] = []
-    options = LearnedOptions(update_probe=False, extra=4, tile_pixels=120 * SIZE**2)
+    options = LearnedOptions(update_probe=False, sweeps=5, tile_pixels=120 * SIZE**2)
     tiled = solve_learned(physics, frames, probe, options, progress=lambda *n: seen.append(n))
     assert len(seen) > 2
     assert seen[-1] == (len(frames.positions), len(frames.positions))
@@ -68,7 +69,7 @@ def test_frames_far_from_each_other_cost_no_canvas_between(physics: RegionSolver
     calls: list[int] = []
     solver = RegionSolver(iterations=1, passes=1, width=8, levels=1)
     solver.register_forward_pre_hook(lambda _, inputs: calls.append(int(np.prod(inputs[0].shape))))
-    found = solve_learned(solver, moved, probe, LearnedOptions(update_probe=False))
+    found = solve_learned(solver, moved, probe, LearnedOptions(update_probe=False, sweeps=1))
     assert max(calls) < 200**2
     assert found.object.shape[0] > 5000
 
@@ -76,7 +77,7 @@ def test_frames_far_from_each_other_cost_no_canvas_between(physics: RegionSolver
 def test_the_probe_of_a_tiled_scan_is_found_once(physics: RegionSolver) -> None:
     frames, probe, _ = measured(112, 5.0)
     wrong = np.fft.ifft2(np.fft.fft2(probe) * np.exp(1j * np.fft.fftfreq(SIZE)[:, None] ** 2 * 12))
-    options = LearnedOptions(extra=12, tile_pixels=120 * SIZE**2)
+    options = LearnedOptions(sweeps=13, tile_pixels=120 * SIZE**2)
     found = solve_learned(physics, frames, wrong.astype(np.complex64), options)
 
     def likeness(p: np.ndarray) -> float:

@@ -58,9 +58,15 @@ def test_nothing_of_the_step_is_kept_and_the_run_goes_on_from_before(
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
 
 
-def test_a_step_that_spoils_the_weights_is_not_kept(tmp_path: Path) -> None:
+def test_a_step_that_spoils_the_weights_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are finite and the step is enormous: seen when its epoch ends, before anything is written."""
-    config = small_config(nepochs=9, n_groups=4, batch_size=4, learning_rate=1e30, warmup_steps=0)
+
+    def enormous(self: PtychoModule) -> torch.optim.Optimizer:
+        weights = list(self.autoencoder.core.generator.parameters())
+        return torch.optim.SGD([{"params": weights, "scale": 1e30, "lr": 1e30}])
+
+    monkeypatch.setattr(PtychoModule, "configure_optimizers", enormous)
+    config = small_config(nepochs=9, n_groups=4, batch_size=4, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"not finite at step .*[Nn]o step before it was kept"):
         fit(SCAN, config, QUIET, workdir=tmp_path)
     assert not (tmp_path / RESUME_NAME).exists()

@@ -34,12 +34,17 @@ def test_a_signal_before_there_is_anything_to_keep_ends_at_once(number: int) -> 
 
 def test_the_first_signal_is_a_request_and_the_second_an_order() -> None:
     asked: list[int] = []
-    with pytest.raises(Interrupted) as caught, Stopping() as stopping:  # noqa: PT012
-        stopping.defer(lambda: asked.append(1))
-        with stopping:
-            _send(signal.SIGTERM)
-        assert (asked, stopping.number) == ([1], signal.SIGTERM)
-        _send(signal.SIGINT)
+
+    def signalled_twice() -> None:
+        with Stopping() as stopping:
+            stopping.defer(lambda: asked.append(1))
+            with stopping:
+                _send(signal.SIGTERM)
+            assert (asked, stopping.number) == ([1], signal.SIGTERM)
+            _send(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        signalled_twice()
     assert caught.value.number == signal.SIGTERM
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from small import QUIET, small_config, small_scan
 
-from ptycho_torch import legacy
-from ptycho_torch.config import ExecutionConfig, TrainingConfig, from_dict, read_yaml
+from ptycho_torch.compat import parameters
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, from_dict, read_yaml
 from ptycho_torch.errors import OutputError, PtychoError
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.result import load_reconstruction
@@ -75,10 +75,10 @@ def test_the_written_configuration_gives_the_same_run(folder: Path, tmp_path: Pa
 
 
 def test_a_new_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    here = reconstruct_to(tmp_path / "here", folder / "run", folder / "scan.npz", execution=QUIET)
+    here = reconstruct_to(tmp_path / "here", folder / "scan.npz", folder / "run", execution=QUIET)
     code = (
         "import sys; from ptycho_torch.workflows.inference import reconstruct_to;"
-        "reconstruct_to(sys.argv[1], sys.argv[2], sys.argv[3])"
+        "reconstruct_to(sys.argv[1], sys.argv[3], sys.argv[2])"
     )
     there = tmp_path / "there"
     subprocess.run([sys.executable, "-c", code, there, folder / "run", folder / "scan.npz"], check=True)
@@ -92,9 +92,36 @@ def test_a_new_process_gives_the_same_bits(folder: Path, tmp_path: Path) -> None
 
 def test_refinement_is_told_and_helps(folder: Path, tmp_path: Path) -> None:
     five = Refinement(options=RefineOptions(sweeps=5))
-    done = reconstruct_to(tmp_path, folder / "run", folder / "scan.npz", execution=QUIET, refinement=five)
+    done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", execution=QUIET, refinement=five)
     assert done.metrics["sweeps"] == 5
     assert done.metrics["residual"] < done.metrics["residual_before_refinement"]
+
+
+def test_numbers_are_on_disk_before_anything_is_drawn(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("ptycho_torch.workflows.inference.reconstruction_figure", broken)
+    done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", execution=QUIET)
+    assert {p.name for p in tmp_path.iterdir()} == {"reconstruction.npz", "metrics.json"}
+    assert set(done.files) == {"reconstruction", "metrics"}
+    assert "no font" in done.warnings[0]
+    assert "no font" in caplog.text
+    saved = load_reconstruction(done.files["reconstruction"])
+    assert json.loads(done.files["metrics"].read_text())["residual"] == saved.residual
+    assert saved.provenance["bundle"] == "run"
+
+
+def test_a_seed_of_the_subsample_that_is_0_means_0(folder: Path, tmp_path: Path) -> None:
+    def chosen(**seeds: int) -> np.ndarray:
+        config = InferenceConfig(n_subsample=9, **seeds)
+        done = reconstruct_to(tmp_path, folder / "scan.npz", folder / "run", config, QUIET)
+        return done.reconstruction.positions
+
+    np.testing.assert_array_equal(chosen(subsample_seed=0, seed=5), chosen(seed=0))
+    assert not np.array_equal(chosen(seed=5), chosen(seed=0))
 
 
 def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path) -> None:
@@ -102,7 +129,7 @@ def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path
     (tmp_path / "out" / "metrics.json").write_text("earlier")
     write_scan(small_scan(16, edge=40), tmp_path / "other.npz")
     with pytest.raises(PtychoError, match="16x16"):
-        reconstruct_to(tmp_path / "out", folder / "run", tmp_path / "other.npz", execution=QUIET)
+        reconstruct_to(tmp_path / "out", tmp_path / "other.npz", folder / "run", execution=QUIET)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["metrics.json"]
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
@@ -110,16 +137,18 @@ def test_nothing_is_written_when_the_input_is_wrong(folder: Path, tmp_path: Path
 
 
 def test_the_older_names_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
     config = dataclasses.replace(small_config(), output_dir=tmp_path / "a")
     results = train_cdi_model_torch(small_scan(), small_scan(seed=1), config, QUIET)
     assert len(results["history"]["loss"]) == len(results["history"]["val_loss"]) == 2
     assert set(results["models"]) == {"autoencoder", "diffraction_to_obj"}
     model, params = load_inference_bundle_torch(tmp_path / "a")
-    assert params["N"] == legacy.cfg["N"] == 32
+    assert params["N"] == parameters.cfg["N"] == 32
     assert not model.training
-    assert run_cdi_example_torch(small_scan(), None, config, False, QUIET)[:2] == (None, None)
-    amplitude, phase, more = run_cdi_example_torch(small_scan(), small_scan(seed=1), config, True, QUIET)
+    assert run_cdi_example_torch(small_scan(), None, config, execution_config=QUIET)[:2] == (None, None)
+    amplitude, phase, more = run_cdi_example_torch(
+        small_scan(), small_scan(seed=1), config, do_stitching=True, execution_config=QUIET
+    )
     assert amplitude is not None
     assert phase is not None
     assert amplitude.shape == phase.shape == more["reconstruction"].object.shape

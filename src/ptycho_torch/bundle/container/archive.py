@@ -223,8 +223,8 @@ def bundle_file(base_path: str | os.PathLike[str]) -> Path:
 def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchive:
     """Opens a bundle, in the first of these forms that exists.
 
-    ``{base_path}.zip`` (unless the path ends so already), the file ``{base_path}``, the folder
-    ``{base_path}`` holding ``wts.h5.zip``, the folder ``{base_path}`` holding an unpacked bundle.
+    The folder ``{base_path}`` holding ``wts.h5.zip``, as a run leaves it; ``{base_path}.zip`` (unless the
+    path ends so already); the file ``{base_path}``; the folder ``{base_path}`` holding an unpacked bundle.
 
     Raises :class:`~ptycho_torch.errors.BundleNotFoundError` when there is none, and
     :class:`~ptycho_torch.errors.BundleError` for anything that is not a sound container.
@@ -234,19 +234,23 @@ def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchiv
         text = str(Path(os.fsdecode(text)).resolve())
     base = Path(text)
     zipped = bundle_file(base) if base.name else base
+    if _mode(base / ARCHIVE_NAME) is not None:
+        return ZipArchive(str(base / ARCHIVE_NAME))
     for candidate in dict.fromkeys((zipped, base)):
         mode = _mode(candidate)
         if mode is not None and not stat.S_ISDIR(mode):
             return ZipArchive(str(candidate))
     if _mode(base) is None:
-        more = "" if zipped == base else f", and no {printable(zipped.name)} either"
-        raise BundleNotFoundError(_message(str(base), None, f"no such file or folder{more}"))
-    if _mode(base / ARCHIVE_NAME) is not None:
-        return ZipArchive(str(base / ARCHIVE_NAME))
+        more = "" if zipped == base else f", nor does {printable(zipped.name)}"
+        raise BundleNotFoundError(_message(str(base), None, f"does not exist{more}"))
     if _mode(base / "manifest.dill") is not None:
         return FolderArchive(str(base))
     raise BundleNotFoundError(
-        _message(str(base), None, f"folder with neither {ARCHIVE_NAME} nor manifest.dill; no bundle here")
+        _message(
+            str(base),
+            None,
+            f"{ARCHIVE_NAME} does not exist in this folder, nor does manifest.dill; no bundle here",
+        )
     )
 
 

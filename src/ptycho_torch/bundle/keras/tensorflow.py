@@ -26,7 +26,8 @@ from ptycho_torch.bundle.container.archive import Archive, bundle_file
 from ptycho_torch.bundle.contents import Bundle, read_bundle, read_params
 from ptycho_torch.bundle.keras.graph import HeadLayers, Network, read_network
 from ptycho_torch.bundle.keras.weights import KerasFile, read_keras
-from ptycho_torch.errors import BundleError, OutputError, PtychoError, brief, printable
+from ptycho_torch.errors import BundleError, PtychoError, brief, printable
+from ptycho_torch.files import require_new
 
 __all__ = ["ConversionReport", "convert", "load_tensorflow_archive"]
 
@@ -230,17 +231,14 @@ def convert(old_path: str | os.PathLike[str], new_path: str | os.PathLike[str]) 
     Raises :class:`~ptycho_torch.errors.BundleError` when the old archive cannot be read,
     :class:`~ptycho_torch.errors.OutputError` when the new one cannot be written or is the old one.
     """
+    from ptycho_torch.bundle.save import save_torch_bundle
     from ptycho_torch.model import Autoencoder, DiffractionToObject
-    from ptycho_torch.model_manager import save_torch_bundle
 
     target = bundle_file(new_path)
     with read_bundle(old_path) as bundle:
         if bundle.backend != "tensorflow":
             raise bundle.error(None, f"is a {bundle.backend} bundle already (version {bundle.version})")
-        if target.exists() and Path(bundle.path).exists() and target.samefile(bundle.path):
-            raise OutputError(
-                f"{printable(target, 1000)}: is the archive to convert; give the new bundle another name"
-            )
+        require_new([target], bundle.path)
         models = {name: _read(bundle.archive, name) for name in bundle.models}
         _check_one_network(bundle, models)
         name, main = max(models.items(), key=lambda item: item[1].network.with_physics)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from keras_archives import Program, keras_file, weights_file, write_archive
-from ptycho_torch import legacy
 from ptycho_torch.bundle.keras.tensorflow import convert
 from ptycho_torch.bundle.verify import verify_bundle
+from ptycho_torch.compat import parameters
 from ptycho_torch.compat.layout import from_channels_last, to_channels_last
 from ptycho_torch.errors import BundleError, OutputError
 from ptycho_torch.model_manager import load_torch_bundle, save_torch_bundle
@@ -27,7 +27,7 @@ REAL = ("a_gs1_N64", "b_gs2_N64", "c_gs2_N64_small_swish")
 
 @pytest.fixture(autouse=True)
 def clean_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "cfg", {})
+    monkeypatch.setattr(parameters, "cfg", {})
 
 
 def deviation(found: torch.Tensor, expected: np.ndarray) -> float:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_torch.config import ModelConfig, TrainingConfig
-from ptycho_torch.errors import ConfigError
-from ptycho_torch.legacy import (
+from ptycho_torch.compat.parameters import (
     KEY_MAPPINGS,
     dataclass_to_legacy_dict,
     model_config_from_legacy,
     update_legacy_dict,
 )
+from ptycho_torch.config import ModelConfig, TrainingConfig
+from ptycho_torch.errors import ConfigError
 
 
 def test_keys_are_those_of_the_older_program() -> None:

@@ -98,19 +98,26 @@ def train(
         raise ConfigError("--train_data_file: expected a scan to train on, found none")
     if logger not in ("csv", "none"):
         typer.echo(f"warning: --logger {logger} is not there; losses are in history.csv", err=True)
+    from ptycho_torch.compat.jobs import run_cdi_example_torch
     from ptycho_torch.scan import open_scan
-    from ptycho_torch.workflows.components import run_cdi_example_torch
 
     scan = open_scan(settings.train_data_file, require_probe=False)
     amplitude, phase, results = run_cdi_example_torch(
-        scan, settings.test_data_file, settings, do_stitching, execution, inference_batch_size
+        scan,
+        settings.test_data_file,
+        settings,
+        do_stitching=do_stitching,
+        execution_config=execution,
+        inference_batch_size=inference_batch_size,
     )
-    files = {"bundle": results["bundle"], **results.get("files", {})}
+    files = results["files"]
     if amplitude is not None:
-        from ptycho_torch.compat.jobs import save_outputs
+        from ptycho_torch.compat.pictures import save_outputs
 
         save_outputs(amplitude, phase, results, settings.output_dir)
-    console.finish({k: v[-1] for k, v in results["history"].items() if v}, title="Trained")
+    console.finish(
+        {k: results["history"][k][-1] for k in ("loss", "val_loss") if results["history"][k]}, title="Trained"
+    )
     console.files(files)
 
 
@@ -158,14 +165,14 @@ def inference(
         )
     assert settings.model_path is not None
     assert settings.test_data_file is not None
-    from ptycho_torch.compat.jobs import save_outputs
+    from ptycho_torch.compat.pictures import save_outputs
     from ptycho_torch.workflows.inference import Listeners, reconstruct_to
 
     with console.progress("reconstructing") as update:
         done = reconstruct_to(
             settings.output_dir,
-            settings.model_path,
             settings.test_data_file,
+            settings.model_path,
             settings,
             execution,
             listeners=Listeners(update),

@@ -39,9 +39,35 @@ def test_the_least_size() -> None:
 
 
 def test_evaluate_fills_it_in_where_there_is_room() -> None:
-    field = np.exp(0.1 * image() + 0.2j * image()[::-1]).astype(np.complex64)
+    # Four pixels at each border are not compared, since a shift is looked for.
+    field = np.exp(0.1 * image(184) + 0.2j * image(184)[::-1]).astype(np.complex64)
     known = Reference(field, np.ones(field.shape, np.float32))
     result = evaluate(known, known)
     assert result["amplitude"]["ms_ssim"] == pytest.approx(1)
     assert result["phase"]["ms_ssim"] == pytest.approx(1)
     assert result["notes"] == []
+
+
+def pattern(height: int, width: int) -> np.ndarray:
+    y, x = np.indices((height, width))
+    return np.sin(x / 3) * np.cos(y / 5) + 0.5 * np.sin((x + 2 * y) / 17)
+
+
+@pytest.mark.parametrize(
+    ("shape", "noise", "scaled", "moved"),
+    [
+        ((176, 176), 0.9061327807621707, 0.941295427005091, 0.9610602265537448),
+        ((180, 241), 0.9067206628281851, 0.9412952447313812, 0.9612339844238251),
+    ],
+)
+def test_values_are_those_of_torchmetrics(
+    shape: tuple[int, int], noise: float, scaled: float, moved: float
+) -> None:
+    """Stored from torchmetrics 1.9, which has the exponents in single precision."""
+    truth = pattern(*shape)
+    span = float(np.ptp(truth))
+    speckle = np.random.default_rng(0).standard_normal(shape)
+    assert ms_ssim(truth + 0.5 * speckle, truth, span) == pytest.approx(noise, abs=1e-8)
+    assert ms_ssim(0.7 * truth + 0.1, truth, span) == pytest.approx(scaled, abs=1e-8)
+    assert ms_ssim(np.roll(truth, 1, 1), truth, span) == pytest.approx(moved, abs=1e-8)
+    assert ms_ssim(-truth, truth, span) == 0

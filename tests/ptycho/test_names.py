@@ -1,4 +1,4 @@
-"""The porch, name by name, as ptychodus and older scripts use it: light at import."""
+"""The package ``ptycho``, name by name, as ptychodus and older scripts use it: light at import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_torch import legacy
+from ptycho_torch.compat import parameters
 from ptycho_torch.errors import ConfigError, ScanError
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
@@ -18,11 +18,11 @@ from ptycho_torch.simulation import make_object, make_positions, make_probe, sim
 
 @pytest.fixture(autouse=True)
 def own_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = dict(legacy.cfg)
-    legacy.cfg.clear()
+    before = dict(parameters.cfg)
+    parameters.cfg.clear()
     yield
-    legacy.cfg.clear()
-    legacy.cfg.update(before)
+    parameters.cfg.clear()
+    parameters.cfg.update(before)
 
 
 def test_configuration_imports_no_framework() -> None:
@@ -80,7 +80,7 @@ def test_params() -> None:
     from ptycho import params
     from ptycho.config.config import ModelConfig, update_legacy_dict
 
-    assert params.cfg is legacy.cfg
+    assert params.cfg is parameters.cfg
     with pytest.raises(KeyError):
         params.get("intensity_scale")
     update_legacy_dict(params.cfg, ModelConfig(N=64, gridsize=2, offset=4))

@@ -14,7 +14,7 @@ import ptycho.loader
 import ptycho.params
 import ptycho.workflows.components as components
 from ptycho.raw_data import RawData
-from ptycho_torch import legacy
+from ptycho_torch.compat import jobs, parameters
 from ptycho_torch.errors import DataError, OutputError
 from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan.product import HALF_PIXEL
@@ -24,11 +24,11 @@ SCAN = small_scan(step=4.0)
 
 @pytest.fixture(autouse=True)
 def own_cfg() -> None:
-    before = dict(legacy.cfg)
-    legacy.cfg.clear()
+    before = dict(parameters.cfg)
+    parameters.cfg.clear()
     yield
-    legacy.cfg.clear()
-    legacy.cfg.update(before)
+    parameters.cfg.clear()
+    parameters.cfg.update(before)
 
 
 def raw() -> RawData:
@@ -56,7 +56,7 @@ def test_the_whole_way(tmp_path: Path, gridsize: int) -> None:
         "wts.h5.zip", "reconstructed_amplitude.png", "reconstructed_phase.png",
     }  # fmt: skip
     scale = ptycho.params.get("intensity_scale")
-    legacy.cfg.clear()
+    parameters.cfg.clear()
 
     model, params = components.load_inference_bundle(out)
     assert ptycho.params.get("intensity_scale") == pytest.approx(scale) == params["intensity_scale"]
@@ -99,7 +99,7 @@ def test_every_form_of_a_bundle_is_taken(tmp_path: Path) -> None:
 
 
 def test_nothing_to_save(tmp_path: Path) -> None:
-    ptycho.model_manager._last.clear()
+    jobs._last.clear()
     with pytest.raises(OutputError, match="no model"):
         ptycho.model_manager.save(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import typer
 from small import small_scan
 from typer.testing import CliRunner, Result
 
-from ptycho_torch.cli.older import inference, train
+from ptycho_torch.compat.commands import inference, train
 from ptycho_torch.config import read_yaml
 from ptycho_torch.scan import write_scan
 

@@ -1,0 +1,54 @@
+"""Judges the memory that a run over the corpus of hostile bundles took.
+
+    python run_corpus.py CORPUS --loader tests.torch.bundle.corpus_hooks:load --json RESULTS
+    python benchmarks/corpus_memory.py RESULTS
+
+Every case may grow the process by 64 MiB and four times its file. Prints the largest; exit status 1 if any
+case took more, or was not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ALLOWED_MIB = 64
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a bundle: a file, or a folder of files."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size if path.is_file() else 0
+
+
+def judge(results: Iterable[Mapping[str, Any]]) -> tuple[list[str], str]:
+    """The cases that took too much, as sentences, and a line on the largest of all."""
+    bad, largest = [], (-1, "no case")
+    for case in results:
+        allowed = ALLOWED_MIB + 4 * size_of(Path(case["path"])) / (1 << 20)
+        if "growth" not in case:
+            bad.append(f"{case['name']}: not measured ({case['got']})")
+            continue
+        largest = max(largest, (case["growth"], case["name"]))
+        if case["growth"] > allowed:
+            bad.append(f"{case['name']}: grew by {case['growth']} MiB, {allowed:.0f} MiB are allowed")
+    return bad, f"largest growth {largest[0]} MiB: {largest[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path)
+    bad, line = judge(json.loads(parser.parse_args().results.read_text()))
+    print("\n".join([*bad, line]))
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Do the tests notice? Single errors are put into a copy of the physics, and each file's own tests are run.
+
+Errors are what a tired author makes: a sign, a term left out, two arguments swapped, a number off by one, a
+comparison that is strict where it should not be, a conjugate forgotten. A mutant that passes all tests is a survivor:
+a test is missing, or the change changes nothing (then it stands in ``HARMLESS`` with its reason).
+
+    python benchmarks/mutate.py                        # all files
+    python benchmarks/mutate.py --only regions --quick # every eighth mutant of one
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import keep, parser, table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TARGETS = {
+    "ptycho_torch/physics/likelihood.py": ("tests/torch/physics/test_likelihood.py",),
+    "ptycho_torch/physics/propagation.py": ("tests/torch/physics/test_propagation.py",),
+    "ptycho_torch/physics/projection.py": ("tests/torch/physics/test_projection.py",),
+    "ptycho_torch/physics/regions.py": ("tests/torch/physics/test_regions.py",),
+    "ptycho_torch/physics/gauges.py": ("tests/physics/test_gauge_fixing.py",),
+    "ptycho_torch/physics/patches.py": ("tests/torch/physics/test_patches.py",),
+    "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
+    "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
+    "ptycho_torch/reconstruction/stitching.py": ("tests/torch/reconstruction/test_stitching.py",),
+    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge.py",),
+    "ptycho_torch/evaluation/frc.py": ("tests/evaluation/test_frc.py",),
+    "ptycho_torch/evaluation/metrics.py": (
+        "tests/evaluation/test_metrics.py",
+        "tests/evaluation/test_ms_ssim.py",
+    ),
+}
+"""Source files under src/ and the tests that have to notice."""
+
+HARMLESS: dict[tuple[str, str], str] = {}
+"""Changes that change nothing that anyone may rely on: (file name, change as listed), and why."""
+
+_SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+_TERMS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
+_COMPARED = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+_DROPPED = {"conj", "clamp_min", "clip", "abs"}
+"""Methods whose call is replaced by what it is called on."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: where it is, what it is in words, and the module's text with it."""
+
+    line: int
+    change: str
+    text: str
+
+
+def mutants(source: str) -> list[Mutant]:
+    """Return every single change of a module's text, in the order of its lines.
+
+    Messages of errors, annotations, documentation and imports are left alone.
+    """
+    tree = ast.parse(source)
+    found = []
+    for holder, field, index in _places(tree):
+        node = _get(holder, field, index)
+        for new in _variants(node):
+            _set(holder, field, index, new)
+            text = ast.unparse(ast.fix_missing_locations(tree))
+            _set(holder, field, index, node)
+            found.append(Mutant(node.lineno, f"{ast.unparse(node)}  ->  {ast.unparse(new)}", text))
+    return sorted(found, key=lambda mutant: mutant.line)
+
+
+def _places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Holder, field and index of every expression that runs."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list") or (
+            isinstance(node, ast.AnnAssign) and field == "target"
+        ):
+            continue
+        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue  # documentation
+            if isinstance(child, ast.Assign) and ast.unparse(child.targets[0]) == "__all__":
+                continue
+            if isinstance(child, ast.expr):
+                yield node, field, index
+            yield from _places(child)
+
+
+def _get(holder: ast.AST, field: str, index: int | None) -> Any:
+    value = getattr(holder, field)
+    return value if index is None else value[index]
+
+
+def _set(holder: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
+    if index is None:
+        setattr(holder, field, node)
+    else:
+        getattr(holder, field)[index] = node
+
+
+def _variants(node: ast.expr) -> Iterator[ast.expr]:
+    match node:
+        case ast.BinOp(left, op, right):
+            if type(op) in _SIGNS:
+                yield ast.BinOp(left, _SIGNS[type(op)](), right)
+            if isinstance(op, _TERMS):
+                yield left
+        case ast.UnaryOp(ast.USub() | ast.Not(), operand):
+            yield operand
+        case ast.BoolOp(op, values):
+            yield ast.BoolOp(ast.And() if isinstance(op, ast.Or) else ast.Or(), values)
+        case ast.Compare(left, [op], [right]) if type(op) in _COMPARED:
+            yield ast.Compare(left, [_COMPARED[type(op)]()], [right])
+        case ast.Constant(bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(int(value)):
+            yield ast.Constant(value + 1)
+        case ast.Constant(float(value)):
+            # Twice a very small number is as good as itself.
+            yield ast.Constant(value * (2 if abs(value) >= 1e-3 else 1000) if value else 1.0)
+        case ast.Call(function, arguments, keywords):
+            plain = not any(isinstance(argument, ast.Starred) for argument in arguments)
+            if len(arguments) > 1 and plain and not _same(arguments[0], arguments[1]):
+                yield ast.Call(function, [arguments[1], arguments[0], *arguments[2:]], keywords)
+            if isinstance(function, ast.Attribute) and function.attr in _DROPPED and not keywords:
+                yield function.value
+
+
+def _same(one: ast.expr, other: ast.expr) -> bool:
+    return ast.dump(one) == ast.dump(other)
+
+
+# ---------------------------------------------------------------- running
+
+
+def _tested(source_root: str, tests: list[str]) -> None:
+    """In a process of its own, forked before anything of the package was imported: exit status of the tests."""
+    import hypothesis
+    import pytest
+
+    # One failure is enough; a smaller one is not looked for.
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutants", phases=phases, derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutants")
+    sys.dont_write_bytecode = True  # two mutants in one second would share one
+    sys.path.insert(0, source_root)
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        status = pytest.main([*options, *tests])
+    os._exit(int(status))
+
+
+def passes(source_root: Path, tests: list[str], limit: float) -> bool:
+    """Return whether the tests pass on a copy of the source; tests that take too long do not."""
+    process = multiprocessing.get_context("fork").Process(target=_tested, args=(str(source_root), tests))
+    process.start()
+    process.join(limit)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode == 0
+
+
+def survivors(root: Path, name: str, tests: list[str], every: int = 1) -> tuple[int, list[Mutant]]:
+    """Return how many mutants of a file were tried and those that its tests did not notice.
+
+    Parameters
+    ----------
+    root : Path
+        The project, with ``src``.
+    name : str
+        File under ``src``.
+    tests : list of str
+        What pytest is called with.
+    every : int
+        Only every so many mutants.
+    """
+    tried = mutants((root / "src" / name).read_text())[::every]
+    alive = []
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(root / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        began = time.monotonic()
+        if not passes(copy, tests, 3600):
+            raise SystemExit(f"{name}: its tests fail without any change: {' '.join(tests)}")
+        limit = 20 + 10 * (time.monotonic() - began)
+        for mutant in tried:
+            (copy / name).write_text(mutant.text)
+            if passes(copy, tests, limit):
+                alive.append(mutant)
+                print(f"  {name}:{mutant.line}: {mutant.change}", flush=True)
+    return len(tried), alive
+
+
+def main() -> None:
+    arguments_ = parser(__doc__, shared=False)
+    arguments_.add_argument("--only", default="", help="files whose name contains this")
+    arguments_.add_argument("--every", type=int, default=1, help="every so many mutants; --quick: 8")
+    arguments = arguments_.parse_args()
+    import hypothesis  # once, before the processes fork
+    import numpy
+    import pytest
+    import scipy.ndimage
+    import torch
+
+    torch.set_num_threads(1)
+    del hypothesis, numpy, pytest, scipy
+    rows, listed = [], []
+    for name, tests in TARGETS.items():
+        if arguments.only not in name:
+            continue
+        every = 8 if arguments.quick else arguments.every
+        count, alive = survivors(ROOT, name, [str(ROOT / test) for test in tests], every)
+        file = Path(name).name
+        unknown = [m for m in alive if (file, m.change) not in HARMLESS]
+        known = len(alive) - len(unknown)
+        rows.append(
+            {
+                "file": name,
+                "every": every,
+                "mutants": count,
+                "killed": count - len(alive),
+                "harmless": known,
+                "survivors": len(unknown),
+            }
+        )
+        listed += [{"file": name, "line": m.line, "change": m.change} for m in unknown]
+        print(table(rows[-1:]), flush=True)
+    print(table(rows))
+    print(keep("mutate", arguments, {"rows": rows, "survivors": listed}))
+
+
+if __name__ == "__main__":
+    main()

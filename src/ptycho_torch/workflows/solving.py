@@ -1,0 +1,185 @@
+"""From a scan to its object: the learned solver, then sweeps where asked, then the residual on frames kept back."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from ptycho_torch.bundle.load import load_torch_bundle
+from ptycho_torch.bundle.shipped import load_solver, shipped_bundle, solver_of
+from ptycho_torch.device import device_of
+from ptycho_torch.generators.region_solver import RegionSolver
+from ptycho_torch.model import default_probe
+from ptycho_torch.reconstruction.predict import reconstruct as predict
+from ptycho_torch.result import Reconstruction
+from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions
+from ptycho_torch.solvers.learned import Learned
+from ptycho_torch.solvers.residual import residual
+
+__all__ = ["Network", "kept_back", "network_of", "reconstruct", "solve"]
+
+logger = logging.getLogger(__name__)
+_FEWEST = 100
+"""Frames below which none is kept back."""
+_NEIGHBOURS = 4
+"""Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a bundle offers: the region solver, or a model of another kind that predicts group by group.
+
+    ``probe``: the one of the scan that the bundle was trained on; None for the shipped bundle. ``name``: of
+    the bundle.
+    """
+
+    solver: RegionSolver | None
+    model: Any
+    probe: NDArray[np.complex64] | None
+    name: str
+
+
+def network_of(bundle: str | Path | None, device: str = "cpu") -> Network:
+    """Open a bundle; None is the one that ships with the package.
+
+    Raises
+    ------
+    BundleError
+        When it cannot be opened.
+    """
+    if bundle is None:
+        return Network(load_solver(), None, None, f"shipped {shipped_bundle().name}")
+    model, params = load_torch_bundle(bundle, device=device)
+    solver = solver_of(model)
+    # A bundle of pretraining knows no scan: its probe is a placeholder.
+    trained = solver is None or params.get("amplitude_normalisation") is not None
+    probe = np.asarray(params["probe"]) if trained and params.get("probe") is not None else None
+    return Network(solver, model, probe, Path(bundle).name)
+
+
+def kept_back(scan: Scan, share: float, seed: int = 0) -> NDArray[np.bool_]:
+    """Choose frames that no solver is to see, so that the residual on them says what the image is worth.
+
+    Parameters
+    ----------
+    scan : Scan
+    share : float
+        Part of the frames. Only frames with close neighbours are taken, and none from a scan of fewer than
+        100: its image would suffer.
+    seed : int
+
+    Returns
+    -------
+    (M,) bool array
+    """
+    chosen = np.zeros(scan.n_frames, dtype=bool)
+    if scan.n_frames < _FEWEST or share <= 0:
+        return chosen
+    tree = cKDTree(scan.positions)
+    near = tree.query_ball_point(scan.positions, scan.N / 4, return_length=True) - 1
+    able = np.flatnonzero(near >= _NEIGHBOURS)
+    count = min(round(share * scan.n_frames), len(able) // 4)
+    chosen[np.random.default_rng(seed).choice(able, count, replace=False)] = True
+    return chosen
+
+
+def solve(
+    scan: Scan,
+    network: Network,
+    options: LearnedOptions | None = None,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Solve a scan with a network's region solver, from the bundle's probe where it fits, else from the scan's."""
+    assert network.solver is not None
+    probe = scan.probe if network.probe is None or network.probe.shape[-1] != scan.N else network.probe
+    if probe is None:
+        logger.warning(
+            "the scan has no probe guess: starting from a disk of radius N/4; --probe-file gives one"
+        )
+        probe = default_probe(scan.N)
+    return Learned(device, network.solver).solve(
+        replace(scan, probe=np.asarray(probe, dtype=np.complex64)), None, options, progress
+    )
+
+
+def reconstruct(
+    scan: Scan | str | Path,
+    model: str | Path | None = None,
+    *,
+    sweeps: int = 7,
+    refine: int = 0,
+    withhold: float = 0.02,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Reconstruct a scan: frames in, image out, without training.
+
+    Parameters
+    ----------
+    scan : Scan or path
+        With a probe guess; it is solved for, too.
+    model : path, optional
+        Bundle; default: the one that ships with the package.
+    sweeps : int
+        Iterations of the learned solver.
+    refine : int
+        Sweeps of the iterative solver ``epie`` afterwards.
+    withhold : float
+        Part of the frames that is kept from the solver to measure ``residual_withheld`` on.
+    device : str, optional
+        Default: a GPU where there is one.
+    progress : callable, optional
+        Called with frames done and frames in all.
+
+    Returns
+    -------
+    Reconstruction
+        Gauge: one global phase is free; amplitudes are relative to its ``probe``, which predicts the frames.
+
+    Raises
+    ------
+    PtychoError
+        When scan or bundle cannot be used.
+
+    Examples
+    --------
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 96, 0)
+    >>> scan = simulate_scan(obj, make_probe("zoneplate", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> image = reconstruct(scan)
+    >>> image.object.shape, image.residual < 0.05
+    ((96, 96), True)
+    """
+    scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
+    where = device or device_of("auto")
+    network = network_of(model, where)
+    if network.solver is None:
+        done = predict(network.model, scan, progress=progress)
+        return replace(done, residual=residual(done, scan, device=where))
+    hidden = kept_back(scan, withhold)
+    seen = scan.select(~hidden) if hidden.any() else scan
+    done = solve(seen, network, LearnedOptions(sweeps=sweeps), device=where, progress=progress)
+    if refine:
+        done = SOLVERS.get("epie")(where).solve(seen, done, RefineOptions(sweeps=refine))
+    return judged(done, scan, hidden, where)
+
+
+def judged(rec: Reconstruction, scan: Scan, hidden: NDArray[np.bool_], device: str = "cpu") -> Reconstruction:
+    """Return the reconstruction of a scan's other frames with all positions, and R on both kinds of frames."""
+    positions = scan.positions.copy()
+    positions[~hidden] = rec.positions
+    whole = replace(rec, positions=positions)
+    seen = np.flatnonzero(~hidden)
+    if len(seen) > 512:
+        seen = np.sort(np.random.default_rng(0).choice(seen, 512, replace=False))
+    withheld = residual(whole, scan, hidden, device=device) if hidden.any() else None
+    return replace(whole, residual=residual(whole, scan, seen, device=device), residual_withheld=withheld)

@@ -1,0 +1,73 @@
+"""The mutation run: which changes it makes, and that it tells killed from surviving ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import mutate
+
+SOURCE = '''"""Documentation - with a sign."""
+__all__ = ["f"]
+
+def f(x: int, y: float = 1.5) -> int:
+    """More + more."""
+    if x < 0 and not y:
+        raise ValueError(f"{x - 1}")
+    return g(x, -y) + 2 * x.conj()
+'''
+
+
+def test_single_changes_where_code_runs_and_nowhere_else() -> None:
+    found = mutate.mutants(SOURCE)
+    changes = {m.change for m in found}
+    assert changes == {
+        "1.5  ->  3.0",
+        "x < 0 and (not y)  ->  x < 0 or not y",
+        "x < 0  ->  x <= 0",
+        "0  ->  1",
+        "not y  ->  y",
+        "g(x, -y) + 2 * x.conj()  ->  g(x, -y) - 2 * x.conj()",
+        "g(x, -y) + 2 * x.conj()  ->  g(x, -y)",
+        "g(x, -y)  ->  g(-y, x)",
+        "-y  ->  y",
+        "2 * x.conj()  ->  2 / x.conj()",
+        "2 * x.conj()  ->  2",
+        "2  ->  3",
+        "x.conj()  ->  x",
+    }
+    assert [m.line for m in found] == sorted(m.line for m in found)
+    # One change each: the rest of the text is as it was.
+    import ast
+
+    plain = ast.unparse(ast.parse(SOURCE)).splitlines()
+    for mutant in found:
+        lines = mutant.text.splitlines()
+        assert len(lines) == len(plain)
+        assert sum(a != b for a, b in zip(lines, plain, strict=True)) == 1
+
+
+def test_what_the_list_names_is_there() -> None:
+    for name, tests in mutate.TARGETS.items():
+        for path in (Path("src") / name, *map(Path, tests)):
+            assert (mutate.ROOT / path).is_file(), path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
+def test_survivors_are_those_that_the_tests_do_not_notice(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "mutated_here"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "def double(x):\n    return 2 * x\n\ndef untested(x):\n    return x - 1\n"
+    )
+    test = tmp_path / "test_it.py"
+    test.write_text("from mutated_here import double\n\ndef test_it():\n    assert double(3) == 6\n")
+    tried, alive = mutate.survivors(tmp_path, "mutated_here/__init__.py", [str(test)])
+    assert tried == 6
+    assert {m.change for m in alive} == {"x - 1  ->  x + 1", "x - 1  ->  x", "1  ->  2"}
+    assert {m.line for m in alive} == {5}
+    test.write_text("def test_it():\n    assert False\n")
+    with pytest.raises(SystemExit, match="its tests fail without any change"):
+        mutate.survivors(tmp_path, "mutated_here/__init__.py", [str(test)])

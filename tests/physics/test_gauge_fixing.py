@@ -1,0 +1,44 @@
+"""Gauges leave what the frames see as it is, and are fixed the way they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ptycho_torch.physics.gauges import keep_mean, level, orthogonal_modes, unit_phase
+from ptycho_torch.simulation import diffract
+
+
+def test_unit_phase() -> None:
+    assert np.array_equal(unit_phase(np.array([0, 2, -3j])), [1, 1, -1j])
+
+
+def test_a_product_turns_one_image_onto_another() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4, 4)) + 1j * rng.normal(size=(4, 4))
+    turn = unit_phase(np.array(np.vdot(a, 3 * a * np.exp(0.7j))))
+    assert np.angle(turn) == pytest.approx(0.7)
+
+
+def test_level_counts_only_what_was_lit() -> None:
+    obj, weight = np.full((4, 4), 2j), np.zeros((4, 4))
+    obj[0], weight[1:] = 100, 1
+    assert level(obj, weight) == 2.0
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_modes_are_mixed_without_a_change_of_intensity(modes: int) -> None:
+    rng = np.random.default_rng(1)
+    probe = rng.normal(size=(modes, 8, 8)) + 1j * rng.normal(size=(modes, 8, 8))
+    patch = rng.normal(size=(1, 8, 8)) + 1j * rng.normal(size=(1, 8, 8))
+    found = orthogonal_modes(probe)
+    np.testing.assert_allclose(diffract(patch, found), diffract(patch, probe), rtol=1e-10)
+    gram = np.einsum("mij,nij->mn", found.conj(), found)
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-10)
+    assert (np.diff(np.diag(gram).real) <= 0).all()
+
+
+def test_positions_keep_their_mean_and_stay_near() -> None:
+    moved = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 8.0]])
+    np.testing.assert_allclose(keep_mean(moved, 9.0), [[-1, -1], [1, -1], [0, 2]])
+    assert np.abs(keep_mean(moved, 0.5)).max() == 0.5
