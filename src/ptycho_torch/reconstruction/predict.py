@@ -144,6 +144,7 @@ def _opened(model: Any, scan: Scan | str | Path) -> tuple[Any, Scan]:
         model, _ = load_torch_bundle(model)
     if not isinstance(scan, Scan):
         scan = open_scan(scan)
+    scan.require_one_run()
     size = model.config.N
     if size != scan.N:
         name = scan.source.path if scan.source is not None else "scan"

@@ -115,14 +115,12 @@ def scan_of(found: Found, where: str, format: str, request: Request, file: Path 
     ----------
     found
         What a reader returned.
-    where
-        The file, for messages and the scan's ``source``.
-    format
-        Name of the format, likewise.
+    where, format
+        The file and the format's name, for messages and the scan's ``source``.
     request
         What the caller asked for.
     file
-        The file, whose hash identifies the measurement, with those that its frames lie in; None for arrays.
+        The file, whose hash, with that of others its frames lie in, tells the measurement; None for arrays.
 
     Raises
     ------
@@ -135,18 +133,13 @@ def scan_of(found: Found, where: str, format: str, request: Request, file: Path 
     good = _good_pixels(found, whole, cut, where)
     modes = _probe(found, whole, cut, request, where)
     positions, geometry = _positions(found, whole, cut, request, where)
-    if len(positions) != len(frames):
-        raise ScanError(
-            f"{where}: {found.name('positions')}: expected {len(frames)} positions, one for each frame, found {len(positions)}"
-        )
     digest = "" if file is None else file_sha256(file, *(other for other in frames.files if other != file))
-    frames = frames.recut(cut)
-    frames = frames if good is None else frames.masked(good)
     try:
         chosen, keep_runs, runs_why = runs_of(found.scan_index, request.run)
     except ScanError as error:
         raise ScanError(f"{where}: {error}") from None
-    frames = _placed(frames, where)
+    frames = frames.recut(cut)
+    frames = _placed(frames if good is None else frames.masked(good), where)
     kind, why = _measurement(found, frames, request)
     frames = frames.as_counts() if kind == "counts" else frames
     scan = Scan(
@@ -245,6 +238,11 @@ def _positions(
         raise ScanError(
             f"{where}: positions: expected some, found a file with frames alone; give a file that has them:"
             " --positions-file FILE, or open_scan(..., positions=FILE)"
+        )
+    if len(positions) != len(found.frames):
+        raise ScanError(
+            f"{place}: {found.name('positions')}: expected {len(found.frames)} positions, one for each frame,"
+            f" found {len(positions)}"
         )
     if not np.isfinite(positions).all():
         first = int(np.argmax(~np.isfinite(positions).all(1)))

@@ -114,7 +114,8 @@ def _scan_index(archive: Archive, count: int) -> NDArray[np.int64] | None:
 def _said(archive: Archive, key: str) -> tuple[str, str] | None:
     """What the file says of its frames, where it does."""
     if "measurement" in archive and archive.header("measurement").dtype.kind == "U":
-        said = str(archive.read("measurement", limit=1024).ravel()[0])
+        values = archive.read("measurement", limit=1024).ravel()
+        said = str(values[0]) if values.size else ""
         if said in ("amplitude", "counts"):
             return said, f"The file says that {key} holds {said}."
     return None

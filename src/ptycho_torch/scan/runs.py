@@ -21,8 +21,7 @@ _FRAMES: Final = 4
 def runs_of(index: NDArray[np.int64] | None, run: Run) -> tuple[NDArray[np.int64] | None, bool, str]:
     """Decide what ``scan_index`` says.
 
-    Older readers number the frames there. A run of one frame overlaps with nothing, so numbers that (nearly)
-    all differ are taken for those of frames.
+    Numbers that (nearly) all differ are those of frames: a run of one frame overlaps with nothing.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ def runs_of(index: NDArray[np.int64] | None, run: Run) -> tuple[NDArray[np.int64
     keep : bool
         Whether the numbers are those of runs, one or several that are to be kept apart.
     why : str
-        One sentence, empty where there are no numbers.
+        One sentence, or nothing.
 
     Raises
     ------

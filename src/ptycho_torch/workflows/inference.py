@@ -173,6 +173,7 @@ def _job(
     solver = None if refinement is None else SOLVERS.get(refinement.solver)(device)
     network = network_of(bundle, device)
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
+    scan.require_one_run()
     seed = config.seed if config.subsample_seed is None else config.subsample_seed
     scan = subsample(scan, config.n_subsample, seed)
     geometry = product if isinstance(product, Geometry) else scan.geometry

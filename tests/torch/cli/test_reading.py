@@ -48,7 +48,7 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr("ptycho_torch.workflows.training.train", stop)
     monkeypatch.setattr("ptycho_torch.workflows.inference.reconstruct_to", stop)
-    first = [request.param] + (["bundle"] if request.param == "reconstruct" else [])
+    first = [request.param]
 
     def call(*arguments: Any) -> Scan | str:
         done = CliRunner().invoke(app, [*first, *map(str, arguments), "-o", str(tmp_path / "out")])
