@@ -99,7 +99,7 @@ def _packed(path: Path, entries: dict[str, bytes], method: int = zipfile.ZIP_DEF
 SETUP = "from pathlib import Path; from ptycho_torch.files.archive import Archive; import numpy"
 READS = {
     "read": "Archive(Path(args[0])).read('a', 1 << 40)",
-    "frames": "Archive(Path(args[0])).read_float32('a', (0, 1, 2))",
+    "frames": "Archive(Path(args[0])).read_as('a', (0, 1, 2), numpy.dtype('f4'))",
 }
 
 
@@ -151,7 +151,7 @@ def test_sparse_counts_compress_well_and_are_read(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).poisson(500 / 128**2, (2000, 128, 128)).astype(np.uint16)
     np.savez_compressed(tmp_path / "a.npz", a=frames)
     with Archive(tmp_path / "a.npz") as archive:
-        assert np.array_equal(archive.read_float32("a", (0, 1, 2)), frames)
+        assert np.array_equal(archive.read_as("a", (0, 1, 2), np.dtype(np.float32)), frames)
 
 
 def test_zip_files_that_numpy_does_not_write(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ptycho_torch.errors import ScanError
 from ptycho_torch.scan import Geometry, Scan, open_scan, write_scan
-from ptycho_torch.scan.build import PLANCK_LIGHT, metres_to_pixels, object_pixel
+from ptycho_torch.scan.optics import PLANCK_LIGHT, metres_to_pixels, object_pixel
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 
 EV = 1.602176634e-19
@@ -32,7 +32,7 @@ COUNTS = np.rint(SCAN.frames**2).astype(np.int32)
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small scans are read at once, large ones stay in the file: everything holds for both."""
     if request.param == "in the file":
-        monkeypatch.setattr("ptycho_torch.scan.build.memory_limit", lambda: 0)
+        monkeypatch.setattr("ptycho_torch.scan.intake.memory_limit", lambda: 0)
     return str(request.param)
 
 
@@ -99,7 +99,7 @@ def test_rasters_of_nexus(tmp_path: Path) -> None:
 
 def test_translations_of_the_opposite_sign(tmp_path: Path) -> None:
     path = cxi(tmp_path / "scan.cxi", sign=-1)
-    same(open_scan(path, format="cxi-turned"), "cxi")
+    same(open_scan(path, format="cxi-turned"), "cxi-turned")
     mirrored = open_scan(path).positions
     assert np.allclose(mirrored + SCAN.positions, (mirrored + SCAN.positions)[0])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import zipfile
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.errors import OutputError, PtychoError, ScanError, ScanNotFoundError
+from ptycho_torch.errors import ConfigError, OutputError, PtychoError, ScanError, ScanNotFoundError
 from ptycho_torch.files import archive as npy_archive
-from ptycho_torch.scan import Scan, open_scan, read_probe, write_scan
-from ptycho_torch.scan.registry import file_sha256, format_names, register_format
+from ptycho_torch.scan import FORMATS, Scan, format_names, open_scan, read_probe, write_scan
+from ptycho_torch.scan.intake import file_sha256
+from ptycho_torch.scan.runs import runs_of
 from strategies import scans
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -59,6 +61,10 @@ def test_what_is_written_is_read_back(scan: Scan, as_counts: bool, tmp_path: Pat
     measurement = "counts" if as_counts and scan.counts_known else "amplitude"
     write_scan(scan, tmp_path / "scan.npz", measurement=measurement)
     back = open_scan(tmp_path / "scan.npz")
+    if not runs_of(scan.scan_index, None)[1]:
+        scan = dataclasses.replace(scan, scan_index=None)  # numbers of frames are no runs
+    if scan.good_pixels is not None and scan.good_pixels.all():
+        scan = dataclasses.replace(scan, good_pixels=None)
     same(back, scan)
     assert back.source is not None
     assert back.source.measurement == measurement
@@ -103,7 +109,7 @@ def test_every_variant_of_the_layout_is_the_same_scan(
     np.testing.assert_array_equal(back.probe, scan.probe)
     np.testing.assert_array_equal(back.positions, scan.positions)
     assert back.counts_known
-    assert back.frames.flags.c_contiguous
+    assert np.asarray(back.frames).flags.c_contiguous
     assert back.source is not None
     assert back.source.measurement == ("amplitude" if dtype == "amplitude" else "counts")
 
@@ -322,8 +328,8 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
 def test_formats_have_one_owner_and_are_listed() -> None:
     assert "npz" in format_names()
-    with pytest.raises(ValueError, match="registered already"):
-        register_format("npz", (".npz",), lambda path, head: False)
+    with pytest.raises(ConfigError, match=r"scan format 'npz': expected a name that is free"):
+        FORMATS.register("npz")(type(FORMATS.get("npz")))
 
 
 def test_a_cube_is_taken_as_frames_first_and_that_is_said(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError
 from ptycho_torch.scan import open_scan
-from ptycho_torch.scan.hdf5 import H5Frames
+from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product, write_product
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 
@@ -28,7 +28,7 @@ PIXEL = (12e-9, 10e-9)
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small scans are read at once, large ones stay in the file: everything holds for both."""
     if request.param == "in the file":
-        monkeypatch.setattr("ptycho_torch.scan.build.memory_limit", lambda: 0)
+        monkeypatch.setattr("ptycho_torch.scan.intake.memory_limit", lambda: 0)
     return str(request.param)
 
 
@@ -179,7 +179,7 @@ def test_frames_in_a_file_are_indexed_like_an_array(
     data = np.random.default_rng(0).random((SCAN.n_frames, 4, 4)).astype(np.float32)
     with h5py.File(path, "w") as file:
         file["patterns"] = data
-    frames = H5Frames(path, "patterns", np.arange(SCAN.n_frames), 4)
+    frames = H5Frames(path, "patterns", np.arange(SCAN.n_frames))
     index = np.array(rows, dtype=np.int64)
     assert np.array_equal(frames[index], data[index])
     assert np.array_equal(frames[2:5], data[2:5])
@@ -199,7 +199,7 @@ def test_bad_pixels_are_left_out(tmp_path: Path) -> None:
 
 def test_selections_stay_in_the_file(tmp_path: Path, where: str) -> None:
     scan = open_scan(folder(tmp_path)).select(slice(0, 5))
-    assert isinstance(scan.frames, H5Frames) == (where == "in the file")
+    assert isinstance(scan.frames.base, H5Frames) == (where == "in the file")
     assert scan.frames.shape[0] == 5
 
 

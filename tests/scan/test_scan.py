@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from ptycho_torch.errors import ScanError
 from ptycho_torch.scan import Scan, check_content
-from ptycho_torch.scan.scan import counts_are_integer
+from ptycho_torch.scan.frames import ArrayFrames
 from strategies import scans, seeds
 
 
 def small(**changes: object) -> Scan:
     parts = {
         "frames": np.ones((3, 4, 4), np.float32),
-        "positions": np.zeros((3, 2)),
+        "positions": np.arange(6.0).reshape(3, 2),
         "probe": np.ones((1, 4, 4), np.complex64),
     }
     return Scan(**{**parts, **changes})  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def test_shapes_that_disagree_are_refused_by_name(key: str, value: np.ndarray) -
 def test_values_nobody_can_use_are_refused_by_name(key: str, bad: float) -> None:
     good: dict[str, np.ndarray] = {
         "frames": np.ones((3, 4, 4), np.float32),
-        "positions": np.zeros((3, 2)),
+        "positions": np.arange(6.0).reshape(3, 2),
         "positions_start": np.zeros((3, 2)),
         "probe": np.ones((1, 4, 4), np.complex64),
         "object_guess": np.ones((5, 6), np.complex64),
@@ -107,6 +107,6 @@ def test_whole_counts_are_told_from_amplitudes(seed: int, log_mean: float) -> No
     counts = rng.poisson(10**log_mean, (3, 16, 16))
     counts[0, 0, 0] = 7
     amplitude = np.sqrt(counts).astype(np.float32)
-    assert counts_are_integer(amplitude)
-    assert not counts_are_integer(amplitude * np.float32(0.37))
-    assert not counts_are_integer(np.zeros((1, 4, 4), np.float32))
+    assert ArrayFrames(amplitude).counts_known
+    assert not ArrayFrames(amplitude * np.float32(0.37)).counts_known
+    assert not ArrayFrames(np.zeros((1, 4, 4), np.float32)).counts_known

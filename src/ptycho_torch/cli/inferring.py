@@ -9,6 +9,7 @@ import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.training import FormatOption, MeasurementOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
@@ -27,7 +28,9 @@ _NOT_FLAGS = (
 
 @guarded
 @with_fields(
-    (InferenceConfig, "Inference", _NOT_FLAGS), (ExecutionConfig, "Execution", ("progress", "num_workers"))
+    (InferenceConfig, "Inference", _NOT_FLAGS),
+    (ExecutionConfig, "Execution", ("progress", "num_workers")),
+    (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
     scan: Annotated[Path, typer.Argument(help="Scan file.")],
@@ -122,7 +125,9 @@ def reconstruct(
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
-    data_in = open_scan(scan, format=format, measurement=measurement, require_probe=False)
+    data_in = open_scan(
+        scan, format=format, measurement=measurement, require_probe=False, **reading_options(flags)
+    )
     refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None
     from ptycho_torch.workflows.inference import Listeners, reconstruct_to
 

@@ -9,6 +9,7 @@ import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
 
@@ -54,6 +55,7 @@ ForceFlag = Annotated[
 @with_fields(
     (TrainingConfig, "Training", ("output_dir", "train_data_file")),
     (ExecutionConfig, "Execution", ("progress",)),
+    (ReadingConfig, "Scan file", ()),
 )
 def train(
     scan: ScanArgument = None,
@@ -87,7 +89,7 @@ def train(
             on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
         )
         done = training.train(
-            training.ScanFile(path, format, measurement, probe_file),
+            training.ScanFile(path, format, measurement, probe_file, reading_options(flags)),
             folder,
             settings,
             execution,

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
-from ptycho_torch.physics.units import amplitude_normalisation
-from ptycho_torch.scan import Scan, check_content, group_neighbours, group_offsets, open_scan
-from ptycho_torch.scan.npz import all_whole, measurement_of, probe_modes
-from ptycho_torch.scan.scan import ScanSource, counts_are_integer
+from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.scan.intake import Found, Request, scan_of
 
 __all__ = ["OnCanvas", "RawData"]
 
@@ -138,7 +136,7 @@ class RawData:
 
     @property
     def diff3d(self) -> Any:
-        return self.scan.frames
+        return np.asarray(self.scan.frames)
 
     @property
     def probeGuess(self) -> NDArray[np.complex64] | None:
@@ -182,7 +180,7 @@ class RawData:
         canvas = None if scan.object_guess is None else scan.object_guess.shape
         out: dict[str, Any] = {
             "diffraction": frames,
-            "X_full": frames * np.float32(amplitude_normalisation(scan.frames)),
+            "X_full": frames * np.float32(scan.normalisation),
             "Y": None,
             "nn_indices": groups,
             "objectGuess": scan.object_guess,
@@ -212,18 +210,12 @@ def _scan_of(diff3d: Any, positions: NDArray[np.float64], probe: Any, scan_index
     frames = np.asarray(diff3d)
     if frames.ndim != 3 or frames.dtype.kind not in "iufb":
         raise ScanError(f"diff3d: expected real numbers (M, N, N), found {frames.dtype} {frames.shape}")
-    kind, why = measurement_of(frames.dtype, all_whole(frames), "diff3d")
-    amplitudes = frames.astype(np.float32)
-    scan = Scan(
-        amplitudes,
+    found = Found(
+        frames,
         positions,
-        None if probe is None else probe_modes("arrays", "probeGuess", np.asarray(probe), frames.shape[-1]),
-        None if guess is None else np.asarray(guess).astype(np.complex64),
+        {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"},
+        probe=None if probe is None else np.asarray(probe),
+        object_guess=None if guess is None else np.asarray(guess),
         scan_index=None if scan_index is None else np.asarray(scan_index).astype(np.int64),
-        source=ScanSource("arrays", "arrays", "", kind, why),
     )
-    check_content(scan, {"frames": "diff3d", "probe": "probeGuess", "object_guess": "objectGuess"})
-    known = kind == "counts" or counts_are_integer(amplitudes)
-    if kind == "counts":
-        np.sqrt(amplitudes, out=amplitudes)
-    return dataclasses.replace(scan, counts_known=known)
+    return scan_of(found, "arrays", "arrays", Request(require_probe=False))

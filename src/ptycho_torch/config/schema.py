@@ -75,6 +75,7 @@ class TrainingConfig:
     train_data_file: Path | None = opt(None, "scan to train on")
     test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
+    init: str = opt("scratch", "weights to start from: 'scratch', 'shipped' (the package's own), or a bundle")
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)

@@ -108,6 +108,13 @@ class Archive:
         """Names of the arrays, in file order."""
         return list(self._infos)
 
+    @property
+    def listing(self) -> str:
+        """The first names, as messages show them."""
+        if not self._infos:
+            return "no arrays"
+        return f"keys {', '.join(printable(key, 40) for key in self.keys[:12])}"
+
     def __contains__(self, key: str) -> bool:
         return key in self._infos
 
@@ -164,15 +171,15 @@ class Archive:
             self.budget.take(found.size, printable(key))
             return read_data(stream, found, lambda expected, what: self.error(key, expected, what))
 
-    def read_float32(self, key: str, order: tuple[int, ...]) -> NDArray[np.float32]:
-        """An array as float32, C-contiguous, with its axes in ``order`` as in ``numpy.transpose``.
+    def read_as(self, key: str, order: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array as ``dtype``, C-contiguous, with its axes in ``order`` as in ``numpy.transpose``.
 
-        Counts above 2**24 lose less than 1e-7 of their value; what float32 cannot hold is infinity.
+        As float32, counts above 2**24 lose less than 1e-7 of their value; what it cannot hold is infinity.
         """
         with self._open(key) as stream:
             member = self._parse(key, stream)
-            self.budget.take(4 * math.prod(member.shape), printable(key))
-            result = np.empty([member.shape[axis] for axis in order], np.float32)
+            self.budget.take(math.prod(member.shape) * dtype.itemsize, printable(key))
+            result = np.empty([member.shape[axis] for axis in order], dtype)
             stored = np.moveaxis(result, range(len(order)), order)  # the view with the file's axes
             if member.fortran:
                 stored = stored.transpose()

@@ -14,36 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
+from ptycho_torch.scan.frames import as_source
 
 __all__ = ["amplitude_normalisation", "intensity_scale_from_counts", "mean_power", "normalise_probe"]
 
-_CHUNK = 256
-
 
 def mean_power(frames: Any) -> float:
-    """Mean over frames of the summed squared amplitude, in float64, reading in chunks.
+    """Return the mean over frames of the summed squared amplitude, in float64, reading in chunks.
 
-    ``frames``: (M, N, N) amplitudes. Raises :class:`DataError` when there is no signal at all.
+    ``frames``: (M, N, N) amplitudes; a scan's are measured once, trusted pixels only. Raises
+    :class:`DataError` when there is no signal at all.
     """
-    count = len(frames)
-    total = 0.0
-    for start in range(0, count, _CHUNK):
-        part = np.asarray(frames[start : start + _CHUNK], dtype=np.float32)
-        total += float(np.einsum("mij,mij->", part, part, dtype=np.float64))
-    if count == 0 or not total > 0:
-        raise DataError(f"frames: expected at least one frame with signal, found {count} without any")
-    return total / count
+    return as_source(frames).mean_power
 
 
 def amplitude_normalisation(frames: Any) -> float:
-    """Factor f from raw to normalised amplitude; mean power of normalised frames is (N/2)^2."""
-    size = frames.shape[-1]
-    return float(size / 2 / np.sqrt(mean_power(frames)))
+    """Return the factor f from raw to normalised amplitude; mean power of normalised frames is (N/2)^2."""
+    return as_source(frames).normalisation
 
 
 def intensity_scale_from_counts(frames: Any) -> float:
-    """Factor s from normalised amplitude to sqrt(counts), for frames stored as sqrt(counts)."""
-    return float(np.sqrt(mean_power(frames)) / (frames.shape[-1] / 2))
+    """Return the factor s from normalised amplitude to sqrt(counts), for frames stored as sqrt(counts)."""
+    return 1 / as_source(frames).normalisation
 
 
 def normalise_probe(probe: NDArray[Any]) -> NDArray[np.complex64]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +17,15 @@ from torch import Tensor
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.patches import region_size
-from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
+from ptycho_torch.scan.prefetch import one_ahead, stretches
 from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 def normalised_groups(
@@ -44,7 +42,7 @@ def normalised_groups(
     frames = np.asarray(scan.frames[groups.reshape(-1)], dtype=np.float32).reshape(
         *groups.shape, scan.N, scan.N
     )
-    frames = frames * np.float32(amplitude_normalisation(scan.frames))
+    frames = frames * np.float32(scan.normalisation)
     return frames, offsets[:, :, None].astype(np.float32), centres
 
 
@@ -101,7 +99,7 @@ def reconstruct(
     config, core = model.config, model.core
     groups = _grouped(scan, config, n_groups, neighbor_count, seed)
     began = time.monotonic()
-    normalisation = amplitude_normalisation(scan.frames)
+    normalisation = scan.normalisation
     canvas = Canvas(scan.positions, config.N, core.stitching_weight(), device=core.log_scale.device)
     model.eval()
     with _arithmetic(core.generator, bf16), torch.inference_mode():
@@ -153,6 +151,7 @@ def _opened(model: Any, scan: Scan | str | Path) -> tuple[Any, Scan]:
             f"{name}: frames: expected {size}x{size}, what the model was trained for, found {scan.N}x{scan.N}; "
             "use a bundle for this size, or crop or bin the frames"
         )
+    scan.require_one_run()
     return model, scan
 
 
@@ -198,28 +197,10 @@ def _stitched(
             x, shift = x.pin_memory(), shift.pin_memory()
         return part, x, shift
 
-    for part, x, shift in _one_ahead(read, _batches(groups.index, batch_size)):
+    for part, x, shift in one_ahead(read, stretches(len(groups.index), batch_size)):
         x, shift = x.to(where, non_blocking=True), shift.to(where, non_blocking=True)
         objects = core.propose(x, shift, mask, groups.region).object
         each = objects.shape[1] == members
         at = scan.positions[groups.index[part]] if each else groups.centres[part][:, None]
         canvas.add(objects, torch.from_numpy(np.ascontiguousarray(at)).to(where))
         yield part.stop
-
-
-def _one_ahead(read: Callable[[slice], _T], parts: Iterable[slice]) -> Iterator[_T]:
-    """``read`` of each part in order; the next one is read in a thread while this one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="frames") as reader:
-        waiting: Future[_T] | None = None
-        for part in parts:
-            coming = reader.submit(read, part)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
-
-
-def _batches(groups: NDArray[Any], size: int) -> Iterator[slice]:
-    for start in range(0, len(groups), size):
-        yield slice(start, min(start + size, len(groups)))

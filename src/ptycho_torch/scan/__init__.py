@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-# Importing a format's module registers it; a new format is a new file and a line here.
-from ptycho_torch.scan import cxi as _cxi
-from ptycho_torch.scan import npz as _npz
-from ptycho_torch.scan import ptychodus as _ptychodus
-from ptycho_torch.scan import ptyd as _ptyd
+from ptycho_torch.scan.check import check_content
+from ptycho_torch.scan.frames import FrameSource
 from ptycho_torch.scan.grouping import group_neighbours, group_offsets, training_groups
-from ptycho_torch.scan.npz import read_probe
-from ptycho_torch.scan.registry import format_names, open_scan, register_format, write_scan
-from ptycho_torch.scan.scan import Geometry, Scan, ScanSource, check_content
+from ptycho_torch.scan.probes import read_probe
+from ptycho_torch.scan.registry import FORMATS, ScanFormat, format_names, open_scan, write_scan
+from ptycho_torch.scan.scan import Geometry, Scan, ScanSource
 
 __all__ = [
+    "FORMATS",
+    "FrameSource",
     "Geometry",
     "Scan",
+    "ScanFormat",
     "ScanSource",
     "check_content",
     "format_names",
@@ -22,7 +22,6 @@ __all__ = [
     "group_offsets",
     "open_scan",
     "read_probe",
-    "register_format",
     "training_groups",
     "write_scan",
 ]

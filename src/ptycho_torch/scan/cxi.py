@@ -13,7 +13,7 @@ files). ptychodus writes positions on the array itself. ``cxi-turned`` is for fi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
 from ptycho_torch.files import atomic_path
-from ptycho_torch.scan.build import build_scan, metres_to_pixels, object_pixel
-from ptycho_torch.scan.hdf5 import has_members, opened, read_array
-from ptycho_torch.scan.registry import register_format
+from ptycho_torch.scan.h5frames import H5Frames
+from ptycho_torch.scan.hdf5 import H5File, has_members, opened, read_array
+from ptycho_torch.scan.intake import Found, Request
+from ptycho_torch.scan.optics import Optics, object_pixel
+from ptycho_torch.scan.registry import FORMATS, ScanFormat
 from ptycho_torch.scan.scan import Scan
 
-__all__ = ["read_cxi", "write_cxi"]
+__all__ = ["Cxi"]
 
 _EV: Final = 1.602176634e-19
 _DATA: Final = ("entry_1/data_1/data", "entry_1/instrument_1/detector_1/data")
@@ -39,22 +41,18 @@ _ENERGY: Final = (
 )
 
 
-def _sniff(path: Path, head: bytes) -> bool:
-    return any(has_members(path, head, key) for key in _DATA)
-
-
-def _first(file: Any, path: Path, names: tuple[str, ...], what: str) -> str:
+def _first(file: H5File, names: tuple[str, ...], what: str) -> str:
     for name in names:
-        if isinstance(file.get(name), h5py.Dataset):
+        if file.is_dataset(name):
             return name
-    raise ScanError(f"{path}: {what}: expected {' or '.join(names)}, found none")
+    raise ScanError(f"{file.path}: {what}: expected {' or '.join(names)}, found none")
 
 
-def _scalar(file: Any, path: Path, *names: str) -> float:
-    key = _first(file, path, names, names[0].rsplit("/", 1)[-1])
-    value = read_array(file, path, key, None, "iuf")
+def _scalar(file: H5File, *names: str) -> float:
+    key = _first(file, names, names[0].rsplit("/", 1)[-1])
+    value = read_array(file, key, None, "iuf")
     if not value.size or not np.isfinite(value).all() or float(value.flat[0]) <= 0:
-        raise ScanError(f"{path}: {key}: expected a positive number, found {value}")
+        raise ScanError(f"{file.path}: {key}: expected a positive number, found {value}")
     return float(value.flat[0])
 
 
@@ -74,84 +72,85 @@ def _on_array(
     return -(flat @ directions)[:, ::-1]
 
 
-def _read(
-    path: Path, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool, turned: bool
-) -> Scan:
-    with opened(path) as file:
-        key = _first(file, path, _DATA, "data")
-        shape, kind = tuple(file[key].shape), file[key].dtype.kind
-        if len(shape) not in (3, 4) or shape[-1] != shape[-2] or kind not in "iuf":
-            raise ScanError(
-                f"{path}: {key}: expected real numbers (M, N, N), found {file[key].dtype} {shape}"
+def _metres(file: H5File, count: int) -> NDArray[np.float64]:
+    """Positions (M, 2) = (x, y) in metres, on the object's array."""
+    place = _first(file, _PLACES, "translation")
+    moves = read_array(file, place, None, "iuf")
+    if moves.ndim < 2 or moves.shape[-1] < 2 or int(np.prod(moves.shape[:-1])) != count:
+        raise ScanError(f"{file.path}: {place}: expected shape ({count}, 3), found {moves.shape}")
+    basis = None
+    if f"{_DETECTOR}/basis_vectors" in file and "entry_1/ptychodus" not in file:
+        basis = read_array(file, f"{_DETECTOR}/basis_vectors", 2, "iuf").astype(np.float64)
+    return _on_array(file.path, moves.reshape(count, -1).astype(np.float64), basis)
+
+
+@FORMATS.register("cxi")
+class Cxi(ScanFormat):
+    """The layout above."""
+
+    suffixes: tuple[str, ...] = (".cxi", ".nxs")
+    sign = 1
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return any(has_members(path, head, key) for key in _DATA)
+
+    def read(self, path: Path, request: Request) -> Found:
+        with opened(path, request.external) as file:
+            key = _first(file, _DATA, "data")
+            data = file[key]
+            shape = tuple(data.shape)
+            if len(shape) not in (3, 4) or data.dtype.kind not in "iuf":
+                raise ScanError(f"{path}: {key}: expected real numbers (M, N, N), found {data.dtype} {shape}")
+            count = int(np.prod(shape[:-2]))
+            pixels = (
+                _scalar(file, f"{_DETECTOR}/x_pixel_size"),
+                _scalar(file, f"{_DETECTOR}/y_pixel_size"),
             )
-        size, count = int(shape[-1]), int(np.prod(shape[:-2]))
-        place = _first(file, path, _PLACES, "translation")
-        moves = read_array(file, path, place, None, "iuf")
-        if moves.ndim < 2 or moves.shape[-1] < 2 or int(np.prod(moves.shape[:-1])) != count:
-            raise ScanError(f"{path}: {place}: expected shape ({count}, 3), found {moves.shape}")
-        energy = _scalar(file, path, *_ENERGY) / _EV
-        distance = _scalar(file, path, f"{_DETECTOR}/distance")
-        pixel = [_scalar(file, path, f"{_DETECTOR}/{axis}_pixel_size") for axis in "xy"]
-        bad = read_array(file, path, f"{_DETECTOR}/mask", 2) != 0 if f"{_DETECTOR}/mask" in file else None
-        named = [name for name in _PROBE if isinstance(file.get(name), h5py.Dataset)]
-        guess = read_array(file, path, named[0]) if named else None
-        basis = None
-        if f"{_DETECTOR}/basis_vectors" in file and "entry_1/ptychodus" not in file:
-            basis = read_array(file, path, f"{_DETECTOR}/basis_vectors", 2, "iuf").astype(np.float64)
-    if guess is not None and guess.ndim == 4:
-        guess = guess[0]
-    metres = _on_array(path, moves.reshape(count, -1).astype(np.float64), basis) * (-1 if turned else 1)
-    positions, geometry = metres_to_pixels(metres, energy, distance, pixel, size)
-    return build_scan(
-        path, "cxi", (key,), np.arange(count), positions, guess, None, bad, measurement, probe, require_probe, geometry
-    )  # fmt: skip
+            found = Found(
+                frames=np.zeros(0),
+                positions=None if request.positions is not None else self.sign * _metres(file, count),
+                names={"frames": key, "bad_pixels": f"{_DETECTOR}/mask", "positions": "translation"},
+                optics=Optics(_scalar(file, *_ENERGY) / _EV, _scalar(file, f"{_DETECTOR}/distance"), pixels),
+                bad_pixels=read_array(file, f"{_DETECTOR}/mask", 2) if f"{_DETECTOR}/mask" in file else None,
+            )
+            for name in filter(file.is_dataset, _PROBE):
+                found.names["probe"], found.probe = name, read_array(file, name)
+                break
+        if found.probe is not None and found.probe.ndim == 4:
+            found.probe = found.probe[0]
+        found.frames = H5Frames(path, key, external=request.external)
+        return found
 
+    def write(self, scan: Scan, path: Path, *, measurement: str) -> None:
+        """Writes frames, translations, probe, mask and geometry; arguments as ``write_scan``.
 
-def write_cxi(scan: Scan, path: Path, *, measurement: str) -> None:
-    """Writes frames, translations, probe, mask and geometry; arguments as ``write_scan``.
-
-    Raises :class:`~ptycho_torch.errors.ScanError` for a scan without geometry: CXI is in metres.
-    """
-    known = scan.geometry
-    if known is None or known.energy_ev <= 0 or known.distance_m <= 0:
-        raise ScanError(
-            f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size, found pixels alone; "
-            "give scan.geometry"
-        )
-    with atomic_path(path) as part, h5py.File(part, "w", locking=False) as file:
-        file["cxi_version"] = 160
-        detector = file.create_group(_DETECTOR)
-        kind = np.uint32 if measurement == "counts" else np.float32
-        data = detector.create_dataset("data", (scan.n_frames, scan.N, scan.N), kind)
-        for start in range(0, scan.n_frames, 64):
-            frames = np.asarray(scan.frames[start : start + 64])
-            data[start : start + 64] = np.rint(frames**2) if measurement == "counts" else frames
-        # The detector's pixel follows from the object's: both are wavelength x distance / (N x the other).
-        detector["x_pixel_size"], detector["y_pixel_size"] = object_pixel(
-            known.energy_ev, known.distance_m, known.pixel_m, scan.N
-        )
-        detector["distance"] = known.distance_m
-        if scan.good_pixels is not None:
-            detector["mask"] = (~scan.good_pixels).astype(np.uint32)
-        file["entry_1/instrument_1/source_1/energy"] = known.energy_ev * _EV
-        if scan.probe is not None:
-            file[_PROBE[0]] = scan.probe
-        moves = np.zeros((scan.n_frames, 3))
-        moves[:, :2] = known.metres(scan.positions)
-        file[_PLACES[0]] = moves
-        file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{_DETECTOR}/data")
-        file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{_PLACES[0]}")
-
-
-@register_format("cxi", (".cxi", ".nxs"), _sniff, write=write_cxi)
-def read_cxi(path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool) -> Scan:
-    """Reads a CXI or NXcxi_ptycho file; arguments and errors as ``open_scan``."""
-    return _read(path, measurement, probe, require_probe, turned=False)
-
-
-@register_format("cxi-turned", (), lambda path, head: False)
-def read_cxi_turned(
-    path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool
-) -> Scan:
-    """The same for files whose translations have the opposite sign."""
-    return _read(path, measurement, probe, require_probe, turned=True)
+        Raises :class:`~ptycho_torch.errors.ScanError` for a scan without geometry: CXI is in metres.
+        """
+        known = scan.geometry
+        if known is None or known.energy_ev <= 0 or known.distance_m <= 0:
+            raise ScanError(
+                f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size, found pixels alone; "
+                "give scan.geometry"
+            )
+        with atomic_path(path) as target, h5py.File(target, "w", locking=False) as file:
+            file["cxi_version"] = 160
+            detector = file.create_group(_DETECTOR)
+            kind = np.uint32 if measurement == "counts" else np.float32
+            data = detector.create_dataset("data", (scan.n_frames, scan.N, scan.N), kind)
+            for part, frames in scan.frames.chunks():
+                data[part] = np.rint(frames**2) if measurement == "counts" else frames
+            # The detector's pixel follows from the object's: both are wavelength x distance / (N x the other).
+            detector["x_pixel_size"], detector["y_pixel_size"] = object_pixel(
+                known.energy_ev, known.distance_m, known.pixel_m, scan.N
+            )
+            detector["distance"] = known.distance_m
+            if scan.good_pixels is not None:
+                detector["mask"] = (~scan.good_pixels).astype(np.uint32)
+            file["entry_1/instrument_1/source_1/energy"] = known.energy_ev * _EV
+            if scan.probe is not None:
+                file[_PROBE[0]] = scan.probe
+            moves = np.zeros((scan.n_frames, 3))
+            moves[:, :2] = known.metres(scan.positions)
+            file[_PLACES[0]] = moves
+            file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{_DETECTOR}/data")
+            file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{_PLACES[0]}")

@@ -153,19 +153,17 @@ def read_product(path: str | Path) -> Product:
     if not path.is_file():
         raise ScanNotFoundError(f"{path}: expected a product file, found nothing there")
     with opened(path) as file:
-        obj = read_array(file, path, "object")
+        obj = read_array(file, "object")
         obj = obj[None] if obj.ndim == 2 else obj
-        probe = read_array(file, path, "probe")
+        probe = read_array(file, "probe")
         while 2 <= probe.ndim < 4:
             probe = probe[None]
-        x, y, indexes = (
-            read_array(file, path, f"probe_position_{n}", 1, "iuf") for n in ("x_m", "y_m", "indexes")
-        )
+        x, y, indexes = (read_array(file, f"probe_position_{n}", 1, "iuf") for n in ("x_m", "y_m", "indexes"))
         if not len(x) == len(y) == len(indexes):
             raise ScanError(
                 f"{path}: probe_position_y_m: expected {len(indexes)} values, as many as indexes, found {len(x)} and {len(y)}"
             )
-        attrs, pixel = file.attrs, _pixel(file["object"], path)
+        attrs, pixel = file["/"].attrs, _pixel(file["object"], path)
         numbers = {
             name: _number(
                 attrs,
@@ -177,11 +175,11 @@ def read_product(path: str | Path) -> Product:
         }
         losses = np.zeros((0, 2))
         if "loss_epochs" in file and "loss_values" in file:
-            parts = [read_array(file, path, f"loss_{n}", 1) for n in ("epochs", "values")]
+            parts = [read_array(file, f"loss_{n}", 1) for n in ("epochs", "values")]
             losses = np.stack(parts, -1).astype(np.float64)
 
         def maybe(key: str) -> NDArray[np.float64] | None:
-            return read_array(file, path, key).astype(np.float64) if key in file else None
+            return read_array(file, key).astype(np.float64) if key in file else None
 
         spacing = maybe("object_layer_spacing_m")
         try:

@@ -1,136 +1,189 @@
-"""The registry of scan file formats: one file each, chosen by content first and suffix second."""
+"""The scan file formats: one file each, chosen by content first and suffix second.
+
+A format of another distribution is a module that it names in its ``pyproject.toml``::
+
+    [project.entry-points."ptychopinn.formats"]
+    mine = "my_package.scan_format"
+
+and that decorates a class with ``@FORMATS.register("mine")``; see :class:`ScanFormat`.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, TypedDict, Unpack
 
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ScanError, ScanNotFoundError
+from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
+from ptycho_torch.files.regular import open_regular
+from ptycho_torch.registry import Registry
+from ptycho_torch.scan.intake import Found, Request, scan_of
+from ptycho_torch.scan.runs import Run
 from ptycho_torch.scan.scan import Scan
 
-__all__ = ["ScanFormat", "file_sha256", "format_names", "open_scan", "register_format", "write_scan"]
+__all__ = ["FORMATS", "ScanFormat", "format_names", "open_scan", "write_scan"]
 
-MEASUREMENTS = ("auto", "amplitude", "counts")
-_HEAD = 16
-
-
-class Reader(Protocol):
-    """Reads one file; see :func:`open_scan` for the arguments and errors."""
-
-    def __call__(
-        self, path: Path, *, measurement: str, probe: NDArray[Any] | Path | None, require_probe: bool
-    ) -> Scan: ...
+MEASUREMENTS: Final = ("auto", "amplitude", "counts")
+_HEAD: Final = 16
+_FILES: Final = ("probe", "positions")
 
 
-class Writer(Protocol):
-    """Writes one file whole or not at all, by ``files.atomic_path``; see :func:`write_scan`."""
+class ScanFormat(ABC):
+    """One format of scan files.
 
-    def __call__(self, scan: Scan, path: Path, *, measurement: str) -> None: ...
+    A subclass says what is in a file and interprets none of it: amplitude or counts, the probe's layout, bad
+    pixels, runs, crop and bin are the same for all formats and decided in :mod:`ptycho_torch.scan.intake`.
 
-
-@dataclass(frozen=True)
-class ScanFormat:
-    """One format: its name, the suffixes it goes by, how its content is recognised, and its functions."""
-
-    name: str
-    suffixes: tuple[str, ...]
-    sniff: Callable[[Path, bytes], bool]
-    read: Reader
-    write: Writer | None
-
-
-_FORMATS: dict[str, ScanFormat] = {}
-
-
-def register_format(
-    name: str,
-    suffixes: tuple[str, ...],
-    sniff: Callable[[Path, bytes], bool],
-    write: Writer | None = None,
-) -> Callable[[Reader], Reader]:
-    """Decorator that makes a reader known under ``name``.
-
-    ``sniff(path, head)`` gets the file's first 16 bytes and says whether the content is of this
-    format. Raises ValueError when the name is taken.
+    Attributes
+    ----------
+    suffixes : tuple of str
+        Endings that files of the format mostly have, lower case, with the dot.
     """
-    if name in _FORMATS:
-        raise ValueError(f"scan format {name!r} is registered already")
 
-    def decorate(read: Reader) -> Reader:
-        _FORMATS[name] = ScanFormat(name, suffixes, sniff, read, write)
-        return read
+    suffixes: tuple[str, ...] = ()
 
-    return decorate
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a file is of this format, by its first 16 bytes and, if need be, by more of it."""
+        return False
+
+    @abstractmethod
+    def read(self, path: Path, request: Request) -> Found:
+        """Return what is in a file.
+
+        Parameters
+        ----------
+        path
+            A regular file.
+        request
+            What the caller asked for. A reader needs ``external``, and must not insist on positions or a probe
+            that the caller gives.
+
+        Raises
+        ------
+        ScanError
+            One line that names file, key, what was expected and what was found.
+        """
+
+    def write(self, scan: Scan, path: Path, *, measurement: str) -> None:
+        """Write a scan whole or not at all, by ``files.atomic_path``; see :func:`write_scan`."""
+        raise ScanError(f"{path}: format: expected one that can be written, found {type(self).__name__}")
+
+    @property
+    def writes(self) -> bool:
+        """Whether :meth:`write` is there."""
+        return type(self).write is not ScanFormat.write
+
+
+FORMATS: Registry[type[ScanFormat]] = Registry(
+    "scan format",
+    "ptychopinn.formats",
+    {
+        name: f"ptycho_torch.scan.{name.replace('-', '_')}"
+        for name in ("npz", "cxi", "cxi-turned", "eiger", "ptychodus", "ptychodus-training", "ptyd")
+    },
+)
 
 
 def format_names() -> list[str]:
-    """Names of the known formats, sorted."""
-    return sorted(_FORMATS)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the names of the known formats, sorted."""
+    return FORMATS.names()
 
 
 def _by_name(path: Path, name: str) -> ScanFormat:
-    if name not in _FORMATS:
-        raise ScanError(f"{path}: format: expected one of {', '.join(format_names())}, found {name!r}")
-    return _FORMATS[name]
+    if name not in FORMATS:
+        known = ", ".join(format_names())
+        raise ScanError(f"{path}: format: expected one of {known}, found {printable(name, 40)!r}")
+    return FORMATS.get(name)()
 
 
-def _choose(path: Path) -> ScanFormat:
-    with path.open("rb") as stream:
+def _recognised(path: Path) -> str:
+    """The name of a file's format. That of its suffix is asked first, so that two in one container do not compete."""
+    with open_regular(path) as stream:
         head = stream.read(_HEAD)
-    by_suffix = [f for f in _FORMATS.values() if path.suffix.lower() in f.suffixes]
-    # The suffix's own format is asked first, so that two formats in one container do not compete.
-    for candidate in [*by_suffix, *_FORMATS.values()]:
-        if candidate.sniff(path, head):
-            return candidate
-    if by_suffix:  # its reader explains best what is wrong with the content
-        return by_suffix[0]
-    known = ", ".join(f"{f.name} ({' '.join(f.suffixes)})" for f in _FORMATS.values())
+    formats = {name: made() for name, made in FORMATS.items()}
+    named = [name for name, f in formats.items() if path.suffix.lower() in f.suffixes]
+    for name in [*named, *formats]:
+        if formats[name].recognises(path, head):
+            return name
+    if named:  # its reader explains best what is wrong with the content
+        return named[0]
+    known = ", ".join(f"{name} ({' '.join(f.suffixes)})" for name, f in formats.items() if f.suffixes)
     raise ScanError(f"{path}: expected a scan file of a known format, {known}; found none of them")
 
 
-def open_scan(
-    path: str | Path,
-    *,
-    format: str | None = None,
-    measurement: str = "auto",
-    probe: NDArray[Any] | str | Path | None = None,
-    require_probe: bool = True,
-) -> Scan:
+class Options(TypedDict, total=False):
+    """Keyword arguments of :func:`open_scan`."""
+
+    measurement: str
+    probe: NDArray[Any] | str | Path | None
+    require_probe: bool
+    run: Run
+    external: bool
+    positions: str | Path | None
+    crop: int | None
+    bin: int
+
+
+def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[Options]) -> Scan:
     """Read a scan file of any known format.
 
-    ``format``: a name out of :func:`format_names`, or None to recognise it. ``measurement``: whether the file
-    holds ``amplitude`` or ``counts``; ``auto`` decides by what the file says, its dtype and whether
-    values are whole, and leaves its reason in ``scan.source.measurement_why``. ``probe``: an array
-    (N, N) or (modes, N, N), or a file with one, used in place of the file's guess.
-    ``require_probe=False`` accepts a scan without any.
+    Parameters
+    ----------
+    path : str or Path
+        A regular file.
+    format : str, optional
+        A name out of :func:`format_names`; None recognises it.
+    measurement : {"auto", "amplitude", "counts"}
+        What the file's frames hold. ``auto`` decides by what the file says, its type and whether values are
+        whole, and leaves its reason in ``scan.source.measurement_why``.
+    probe : ndarray or str or Path, optional
+        An array (N, N) or (modes, N, N), or a file with one, used in place of the file's guess.
+    require_probe : bool
+        False accepts a scan without any; default True.
+    run : int or "all", optional
+        Of a file with several runs (``scan_index``) the one to take; ``"all"`` takes them for one object. None
+        decides whether the numbers are those of runs, leaves its reason in ``scan.source.runs_why``, and keeps
+        runs apart.
+    external : bool
+        Follow links and virtual data sets of an HDF5 file to data files in the same folder; default False.
+    positions : str or Path, optional
+        A file with the positions, used in place of the file's own;
+        see :func:`~ptycho_torch.scan.positions.read_positions`.
+    crop : int, optional
+        Take the square of so many detector pixels around the zero frequency. Positions, probe and pixel size
+        follow: object pixels become larger.
+    bin : int
+        Add the counts of ``bin`` x ``bin`` detector pixels, after ``crop``; default 1.
 
-    Raises :class:`ScanNotFoundError` when there is no such file and :class:`ScanError`, one line that names
-    file, key, what was expected and what was found, for everything that cannot be used.
+    Returns
+    -------
+    Scan
+        Checked; its frames may stay in the file.
+
+    Raises
+    ------
+    ScanNotFoundError
+        When there is no such file.
+    ScanError
+        One line that names file, key, what was expected and what was found, for everything that cannot be used.
     """
     path = Path(path)
-    if measurement not in MEASUREMENTS:
+    request = Request(**{k: Path(v) if k in _FILES and isinstance(v, str) else v for k, v in options.items()})  # type: ignore[arg-type]
+    if request.measurement not in MEASUREMENTS:
         raise ScanError(
-            f"{path}: measurement: expected one of {', '.join(MEASUREMENTS)}, found {measurement!r}"
+            f"{path}: measurement: expected one of {', '.join(MEASUREMENTS)}, found {request.measurement!r}"
         )
     try:
         if not path.exists():
             raise ScanNotFoundError(f"{path}: expected a scan file, found nothing there")
-        if path.is_dir():
-            raise ScanError(f"{path}: expected a scan file, found a directory")
-        chosen = _by_name(path, format) if format else _choose(path)
-        override = Path(probe) if isinstance(probe, str) else probe
-        return chosen.read(path, measurement=measurement, probe=override, require_probe=require_probe)
+        if not path.is_file():
+            kind = "a directory" if path.is_dir() else "a device or pipe"
+            raise ScanError(f"{path}: expected a scan file, found {kind}")
+        name = format or _recognised(path)
+        found = _by_name(path, name).read(path, request)
+        return scan_of(found, str(path), name, request, path)
     except OSError as error:
         if isinstance(error, ScanError):
             raise
@@ -142,9 +195,24 @@ def write_scan(
 ) -> None:
     """Write a scan; the file appears whole or not at all, and an earlier one stays until then.
 
-    ``format``: None takes the one of the suffix, else NPZ. ``measurement``: ``amplitude`` stores float32
-    sqrt(counts); ``counts`` stores whole counts as uint32 and needs ``scan.counts_known``.
-    Raises :class:`ScanError` for a wrong request, ``OutputError`` when the file cannot be written.
+    Parameters
+    ----------
+    scan
+        What to write.
+    path
+        Where to.
+    format
+        None takes the one of the suffix, else NPZ.
+    measurement
+        ``amplitude`` stores float32 sqrt(counts); ``counts`` stores whole counts as uint32 and needs
+        ``scan.counts_known``.
+
+    Raises
+    ------
+    ScanError
+        For a wrong request.
+    OutputError
+        When the file cannot be written.
     """
     path = Path(path)
     if measurement not in MEASUREMENTS[1:]:
@@ -152,9 +220,9 @@ def write_scan(
     if measurement == "counts" and not scan.counts_known:
         raise ScanError(f"{path}: measurement: expected a scan with known counts, found amplitudes alone")
     if format is None:
-        named = [f.name for f in _FORMATS.values() if path.suffix.lower() in f.suffixes]
+        named = [name for name, made in FORMATS.items() if path.suffix.lower() in made.suffixes]
         format = named[0] if named else "npz"
     chosen = _by_name(path, format)
-    if chosen.write is None:
+    if not chosen.writes:
         raise ScanError(f"{path}: format: expected one that can be written, found {format!r}")
     chosen.write(scan, path, measurement=measurement)

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
+from ptycho_torch.scan.frames import as_source
 
-__all__ = ["Geometry", "Scan", "ScanSource", "check_content", "counts_are_integer"]
-
-_CHUNK = 64
+__all__ = ["Geometry", "Scan", "ScanSource"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class ScanSource:
     ``path``: file as named by the caller. ``format``: name in the registry, or ``simulation``.
     ``sha256``: of the whole file, hexadecimal, empty for a simulation. ``measurement``: what the
     file stored, ``amplitude`` or ``counts``. ``measurement_why``: one sentence on how that was decided.
+    ``runs_why``: one sentence on what ``scan_index`` was taken for, empty where there is none.
     """
 
     path: str
@@ -30,6 +30,7 @@ class ScanSource:
     sha256: str
     measurement: str
     measurement_why: str
+    runs_why: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,17 @@ class Geometry:
 class Scan:
     """Frames with positions, the probe guess, and what else is known.
 
-    ``frames``: (M, N, N) float32 amplitudes, sqrt(counts), DC at pixel [N//2, N//2]; anything with
-    ``shape``, ``dtype`` and ``__getitem__`` will do. ``positions``: (M, 2) float64, (x, y) in object
+    ``frames``: a :class:`~ptycho_torch.scan.frames.FrameSource` of (M, N, N) float32 amplitudes, sqrt(counts), DC at
+    pixel [N//2, N//2]; an array, or anything with ``shape``, ``dtype`` and ``__getitem__``, becomes one, not
+    copied. Pixels that are not in ``good_pixels`` read as 0. ``positions``: (M, 2) float64, (x, y) in object
     pixels, x = column; a frame's pixel [N//2, N//2] lies at its position. ``probe``: (modes, N, N)
     complex64 or None. ``object_guess``: (H, W) complex64, pixel [0, 0] at (0, 0).
-    ``positions_start``: (M, 2) as first read. ``scan_index``: (M,) int64, which run a frame is of.
-    ``good_pixels``: (N, N) bool, True where the detector can be trusted. ``counts_known``: squared
+    ``positions_start``: (M, 2) as first read. ``scan_index``: (M,) int64, which run a frame is of;
+    runs are separate objects. ``good_pixels``: (N, N) bool, True where the detector can be trusted. ``counts_known``: squared
     frames are whole photon counts. ``geometry``: energy, distance and metres, where the file says them.
 
     Raises :class:`ScanError` when the shapes do not fit each other. Values are checked by
-    :func:`check_content`, which every reader calls.
+    :func:`~ptycho_torch.scan.check.check_content`, which every reader calls.
     """
 
     frames: Any
@@ -96,6 +98,10 @@ class Scan:
             raise ScanError(self._say("probe", f"shape (modes, {size}, {size})", f"{self.probe.shape}"))
         if self.object_guess is not None and self.object_guess.ndim != 2:
             raise ScanError(self._say("object_guess", "two axes (H, W)", f"shape {self.object_guess.shape}"))
+        frames = as_source(self.frames)
+        if self.good_pixels is not None:
+            frames = frames.masked(self.good_pixels)
+        object.__setattr__(self, "frames", frames)
 
     def _say(self, key: str, expected: str, found: str) -> str:
         where = self.source.path if self.source else "scan"
@@ -116,10 +122,45 @@ class Scan:
         """Number of incoherent probe modes; 0 without a probe."""
         return 0 if self.probe is None else int(self.probe.shape[0])
 
+    @property
+    def mean_power(self) -> float:
+        """Mean over frames of the summed squared amplitude, trusted pixels only; measured once.
+
+        Raises :class:`~ptycho_torch.errors.DataError` when there is no signal at all.
+        """
+        return float(self.frames.mean_power)
+
+    @property
+    def normalisation(self) -> float:
+        """Factor from amplitudes to normalised ones, whose mean power is (N/2)^2."""
+        return float(self.frames.normalisation)
+
+    @property
+    def runs(self) -> dict[int, int]:
+        """Frames in each run of ``scan_index``, by its number; empty where a scan is one run."""
+        if self.scan_index is None:
+            return {}
+        numbers, counts = np.unique(self.scan_index, return_counts=True)
+        return dict(zip(numbers.tolist(), counts.tolist(), strict=True)) if len(numbers) > 1 else {}
+
+    def require_one_run(self) -> None:
+        """Raise :class:`ScanError` where frames are of several runs, which are separate objects."""
+        runs = self.runs
+        if runs:
+            listed = ", ".join(f"{number} ({count} frames)" for number, count in list(runs.items())[:8])
+            raise ScanError(
+                self._say(
+                    "scan_index",
+                    "frames of one object",
+                    f"{len(runs)} runs, {listed}{' ...' * (len(runs) > 8)}",
+                )
+                + "; choose one with --runs K or open_scan(..., run=K); --runs all takes them for one object"
+            )
+
     def select(self, which: Sequence[int] | NDArray[Any] | slice) -> Scan:
         """The scan of some frames, by indices in the order given, by a boolean mask, or by a slice.
 
-        Raises :class:`ScanError` when nothing is selected, an index is out of range, or a mask has
+        Frames are neither read nor copied, and what was measured of them is kept. Raises :class:`ScanError` when nothing is selected, an index is out of range, or a mask has
         another length.
         """
         if isinstance(which, slice):
@@ -137,8 +178,7 @@ class Scan:
             raise ScanError(self._say("selection", f"frames from 0 to {self.n_frames - 1}", found))
         return replace(
             self,
-            # Frames that lie in a file stay there.
-            frames=self.frames.select(index) if hasattr(self.frames, "select") else self.frames[index],
+            frames=self.frames.select(index),
             positions=self.positions[index],
             positions_start=None if self.positions_start is None else self.positions_start[index],
             scan_index=None if self.scan_index is None else self.scan_index[index],
@@ -149,66 +189,3 @@ class Scan:
         if self.n_frames < 2:
             raise ScanError(self._say("frames", "at least 2 to make halves", f"{self.n_frames}"))
         return self.select(slice(0, None, 2)), self.select(slice(1, None, 2))
-
-
-def check_content(scan: Scan, keys: dict[str, str] | None = None) -> None:
-    """Refuse values no reconstruction can use; raises :class:`ScanError` with one line.
-
-    Frames must be finite, not negative and not all zero; positions and probe finite; the probe must
-    have power. ``keys`` maps our field names to the names in the file, for the message. Reads frames
-    in chunks.
-    """
-    where = scan.source.path if scan.source else "scan"
-    names = keys or {}
-    frames_key = names.get("frames", "frames")
-    signal = False
-    for start in range(0, scan.n_frames, _CHUNK):
-        part = np.asarray(scan.frames[start : start + _CHUNK])
-        low, high = part.min(axis=(1, 2)), part.max(axis=(1, 2))  # NaN survives min and max
-        wrong = ~(np.isfinite(low) & np.isfinite(high)) | (low < 0)
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            bad = part[first][~np.isfinite(part[first]) | (part[first] < 0)]
-            raise ScanError(
-                f"{where}: {frames_key}: expected finite values of at least 0, found {bad[0]} in frame"
-                f" {start + first} ({bad.size} such pixels); mark the pixels in bad_pixels and set them to 0"
-            )
-        signal = signal or bool((high > 0).any())
-    if not signal:
-        raise ScanError(
-            f"{where}: {frames_key}: expected some signal, found zeros in all {scan.n_frames} frames"
-        )
-    checks: list[tuple[str, Any]] = [
-        ("positions", scan.positions),
-        ("positions_start", scan.positions_start),
-        ("probe", scan.probe),
-        ("object_guess", scan.object_guess),
-    ]
-    for name, value in checks:
-        if value is not None and not np.isfinite(value).all():
-            wrong = ~np.isfinite(value)
-            if name.startswith("positions"):
-                wrong = wrong.any(axis=1)
-            place = ", ".join(str(i) for i in np.argwhere(wrong)[0])
-            raise ScanError(
-                f"{where}: {names.get(name, name)}: expected finite values, found NaN or infinity at"
-                f" [{place}] ({int(wrong.sum())} in all)"
-            )
-    if scan.probe is not None and not np.any(scan.probe):
-        raise ScanError(f"{where}: {names.get('probe', 'probe')}: expected a probe with power, found zeros")
-
-
-def counts_are_integer(frames: Any, limit: float = 1e5) -> bool:
-    """Whether squared amplitudes are whole numbers to within float32 rounding.
-
-    Only pixels between 0 and ``limit`` counts decide, since above it float32 cannot tell. False when
-    there is no such pixel. ``frames``: (M, N, N) amplitudes, read in chunks.
-    """
-    seen = False
-    for start in range(0, frames.shape[0], _CHUNK):
-        counts = np.square(np.asarray(frames[start : start + _CHUNK], dtype=np.float64))
-        counts = counts[(counts > 0) & (counts <= limit)]
-        if np.any(np.abs(counts - np.rint(counts)) > 4e-7 * counts):
-            return False
-        seen = seen or counts.size > 0
-    return seen

@@ -25,7 +25,7 @@ from ptycho_torch.bundle.shipped import load_solver
 from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
 from ptycho_torch.physics.regions import Placement, place, put_patches, shifted_probes
-from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
+from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.tiling import Tile, cut_tiles
@@ -80,7 +80,7 @@ class Learned(Solver):
             raise DataError("probe: the scan has none to start from; give one with --probe-file")
         positions = scan.positions if start is None else start.positions
         began = time.monotonic()
-        factor = amplitude_normalisation(scan.frames)
+        factor = scan.normalisation
         frames = Frames(
             lambda index: np.asarray(scan.frames[index], dtype=np.float32) * np.float32(factor),
             positions,
@@ -90,12 +90,14 @@ class Learned(Solver):
         )
         found = solve_learned(self.network, frames, normalise_probe(guess), settings, progress=progress)
         scale = 1 / factor
+        # Between object and probe a factor is free: the probe keeps the power of the frames.
+        level = np.float32((scan.N / 2) / np.linalg.norm(found.probe))
         return Reconstruction(
-            np.where(found.weight > 0, found.object, 0),
-            found.weight,
+            np.where(found.weight > 0, found.object / level, 0),
+            found.weight * level**2,
             found.origin_xy,
             positions,
-            (found.probe * scale).astype(np.complex64),
+            (found.probe * (level * scale)).astype(np.complex64),
             intensity_scale=scale,
             sweeps=settings.sweeps,
             solver="learned",

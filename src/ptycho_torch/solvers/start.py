@@ -15,7 +15,7 @@ from ptycho_torch._version import __version__
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.gauges import level
 from ptycho_torch.physics.regions import Placement, place
-from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
+from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.measured import Measured
@@ -87,13 +87,14 @@ def in_one_unit(
     scan: Scan, rec: Reconstruction, device: str | torch.device = "cpu"
 ) -> tuple[Measured, NDArray[np.complex64], float]:
     """Return frames and probe in the unit of :class:`Problem`, and its ``scale``; raises as :func:`problem_of`."""
+    scan.require_one_run()
     size = rec.probe.shape[-1]
     if size != scan.N or len(rec.positions) != scan.n_frames:
         raise DataError(
             f"scan: expected the {len(rec.positions)} frames of {size} pixels that were reconstructed, "
             f"found {scan.n_frames} of {scan.N}"
         )
-    factor = amplitude_normalisation(scan.frames)
+    factor = scan.normalisation
     probe = (rec.probe / rec.intensity_scale).astype(np.complex64)
     return Measured(scan.frames, factor, scan.good_pixels, device), probe, 1 / factor
 
@@ -134,9 +135,10 @@ def flat_start(scan: Scan) -> Reconstruction:
     """
     if scan.probe is None:
         raise DataError("probe: expected a scan with a probe guess to start from, found none; give one")
+    scan.require_one_run()
     placed = place(scan.positions, scan.N)
     probe = normalise_probe(scan.probe)
-    scale = 1 / amplitude_normalisation(scan.frames)
+    scale = 1 / scan.normalisation
     power = torch.from_numpy(np.square(np.abs(probe)).sum(0))
     weight = torch.zeros(placed.shape)
     windows = Windows(placed.corners.numpy(), scan.N, placed.shape[1], torch.device("cpu"))

@@ -14,7 +14,7 @@ from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.generators import generator_class
 from ptycho_torch.model import default_probe
-from ptycho_torch.physics.units import amplitude_normalisation, normalise_probe
+from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.epie import refine
 from ptycho_torch.solvers.options import RefineOptions
@@ -46,7 +46,7 @@ class Illumination:
 
 def measure(scan: Scan, config: TrainingConfig) -> Measured:
     """Measure what brings a scan's frames to the model's unit, and from there to counts. Reads every frame once."""
-    normalisation = amplitude_normalisation(scan.frames)
+    normalisation = scan.normalisation
     if scan.counts_known:
         return Measured(normalisation, 1 / normalisation)
     return Measured(normalisation, float(np.sqrt(config.nphotons)) / (scan.N / 2))

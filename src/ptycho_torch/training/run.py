@@ -22,6 +22,7 @@ from ptycho_torch.scan import Scan
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
 from ptycho_torch.training.checks import checked
 from ptycho_torch.training.data import GroupData
+from ptycho_torch.training.initial import initial_weights, load_initial
 from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure
 from ptycho_torch.training.state import RESUME_NAME, load_state
@@ -93,9 +94,10 @@ def fit(
     """
     watch, execution = watch or Watch(), execution or ExecutionConfig()
     with watch.stopping:
+        config, initial = initial_weights(config)
         config, scan = checked(scan, config, execution, validation)
         state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
-        return _Run(scan, config, execution, validation, workdir, watch, state).done()
+        return _Run(scan, config, execution, validation, workdir, watch, state, initial).done()
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class _Run:
     workdir: Path | None
     watch: Watch
     state: State | None
+    initial: dict[str, Tensor] | None
 
     def done(self) -> Trained:
         """Train, and return the best model."""
@@ -122,6 +125,8 @@ class _Run:
         start = dataclasses.replace(config, probe="fixed") if state else config
         light = illuminate(self.scan, start, measured, device, watch.on_probe)
         module, to_object = _module(self.scan, config, measured, light, data, state)
+        if self.initial is not None and state is None:
+            load_initial(module.autoencoder.core.generator, self.initial, config.init)
         module.autoencoder.core.generator.bf16 = self.execution.precision == "bf16"
         module.seconds_before = float(state[1]["seconds"]) if state else time.monotonic() - began
         keeper = _keeper(module, to_object, self.workdir, watch, state)

@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,12 +60,16 @@ _NAMES: Final = {
 
 @dataclass(frozen=True)
 class ScanFile:
-    """A scan's file and how it is read; arguments as :func:`ptycho_torch.scan.open_scan` has them."""
+    """A scan's file and how it is read; arguments as :func:`ptycho_torch.scan.open_scan` has them.
+
+    ``options``: its further ones, by name.
+    """
 
     path: Path
     format: str | None = None
     measurement: str = "auto"
     probe: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Scan:
         """Read it."""
@@ -75,6 +79,7 @@ class ScanFile:
             measurement=self.measurement,
             probe=self.probe,
             require_probe=False,
+            **self.options,
         )
 
 
@@ -101,6 +106,13 @@ def identity(scan: Scan) -> dict[str, Any]:
     known["positions_sha256"] = _hash(scan.positions)
     known["probe_sha256"] = "" if scan.probe is None else _hash(scan.probe)
     return known
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of reading as JSON has them, paths absolute."""
+    return {
+        name: str(value.resolve()) if isinstance(value, Path) else value for name, value in options.items()
+    }
 
 
 def _hash(values: NDArray[Any]) -> str:
@@ -170,6 +182,7 @@ class RunFolder:
             "run": _FORMAT,
             "scan": path,
             "probe_file": None if file is None or file.probe is None else str(file.probe.resolve()),
+            "reading": {} if file is None else _plain(file.options),
             **identity(scan),
             "validation": None if validation is None else identity(validation),
             "seed": seed,
@@ -218,7 +231,8 @@ class RunFolder:
                 self._refuse(name, said.get(name), value)
         kept = said["probe_file"]
         probe = given.probe or (None if kept is None else Path(kept))
-        return ScanFile(given.path, said.get("format"), said.get("measurement", "auto"), probe)
+        options = {**said.get("reading", {}), **given.options}
+        return ScanFile(given.path, said.get("format"), said.get("measurement", "auto"), probe, options)
 
     def check_same(self, scan: Scan, validation: Scan | None = None) -> None:
         """Compare scans with those that the run is of.

@@ -120,7 +120,12 @@ def _opened(
     if validation is None and config is not None:
         validation = config.test_data_file
     if validation is not None and not isinstance(validation, Scan):
-        validation = ScanFile(Path(validation)).open()
+        options = {} if isinstance(file, Scan) else file.options
+        detector = {name: options[name] for name in ("external", "crop", "bin") if name in options}
+        validation = ScanFile(Path(validation), options=detector).open()
+    for each in (data, validation):
+        if each is not None:
+            each.require_one_run()
     return (None if isinstance(file, Scan) else file), data, validation
 
 
