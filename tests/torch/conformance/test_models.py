@@ -344,6 +344,13 @@ def _with(**attributes: Any) -> nn.Module:
     return module
 
 
+def test_a_state_that_is_no_tensor_is_named(tmp_path: Path) -> None:
+    config, _ = pair()
+    models = {name: nn.Sequential(ExtraState({"a": 1})) for name in NAMES}
+    with pytest.raises(BundleError, match=r"model\.pth: 0\._extra_state: dict cannot be kept in a bundle"):
+        save_torch_bundle(models, tmp_path / "x", config)
+
+
 _modules = st.sampled_from(
     [
         nn.Linear(2, 3), nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), nn.Identity(), nn.LazyLinear(3),

@@ -329,7 +329,7 @@ def test_converted_models_give_the_same_numbers(tmp_path: Path, gridsize: int) -
 
 def test_converting_refuses_what_it_should(tmp_path: Path) -> None:
     old = write_archive(tmp_path / "old.zip", Program())
-    with pytest.raises(OutputError, match="another name"):
+    with pytest.raises(OutputError, match="name another output"):
         convert(old, old)
     convert(old, tmp_path / "new.zip")
     with pytest.raises(BundleError, match="already"):
