@@ -160,6 +160,15 @@ class InferenceConfig:
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal", "iterations of the learned solver: 4, 7 or 14"
     )
+    start: Literal["auto", "learned", "flat"] = opt(
+        "auto",
+        "image that sweeps go on from: the learned solver's, or a flat one; 'auto' takes the flat one where frames"
+        " overlap so much that sweeps alone are as good and faster, and the learned one with --model",
+    )
+    polish: bool = opt(
+        True,
+        "without --model and --refine: 20 sweeps of epie after the learned solver, 30 from a flat object",
+    )
     withhold: float = opt(
         0.02, "part of the frames that is kept from the solver, to measure the residual on", ge=0, le=0.5
     )
