@@ -11,8 +11,6 @@ from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleNotFoundError
-from ptycho_torch.evaluation import evaluate
-from ptycho_torch.evaluation.reference import Reference
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
@@ -28,10 +26,15 @@ def scan_of(step: float, edge: int = 112, photons: float = 1e6) -> Scan:
 
 
 def likeness(rec: Reconstruction, scan: Scan) -> float:
+    """Correlation of object and truth without their means, so that a flat or blurred image does not score."""
     assert scan.object_guess is not None
-    whole = np.ones(scan.object_guess.shape, np.float32)
-    truth = Reference(scan.object_guess, whole, (0.0, 0.0), source="truth")
-    return float(evaluate(rec, truth)["phase"]["correlation"])
+    column, row = np.rint(rec.origin_xy).astype(int)
+    height, width = rec.object.shape
+    truth = scan.object_guess[row : row + height, column : column + width]
+    lit = rec.weight > 0.2 * rec.weight.max()
+    a, b = rec.object[lit], truth[lit]
+    a, b = a - a.mean(), b - b.mean()
+    return float(abs(np.vdot(a, b)) / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def test_the_shipped_bundle_is_sound_and_says_where_it_comes_from() -> None:
@@ -40,11 +43,11 @@ def test_the_shipped_bundle_is_sound_and_says_where_it_comes_from() -> None:
     assert shipped_bundle().stat().st_size < 10_000_000
 
 
-@pytest.mark.parametrize("step", [5.0, 14.0])
+@pytest.mark.parametrize("step", [5.0, 8.0])
 def test_a_scan_that_nobody_trained_on(step: float) -> None:
     scan = scan_of(step)
     image = reconstruct(scan)
-    assert likeness(image, scan) > 0.9
+    assert likeness(image, scan) > {5.0: 0.99, 8.0: 0.98}[step]
     assert image.solver == "epie"
     assert image.residual is not None
     assert image.residual < 0.01
@@ -54,7 +57,10 @@ def test_the_learned_image_alone_is_an_image() -> None:
     scan = scan_of(8.0)
     image = reconstruct(scan, refine=0)
     assert image.solver == "learned"
-    assert likeness(image, scan) > 0.8
+    assert likeness(image, scan) > 0.9
+    # Without one factor for all, which pretraining leaves open, it was 0.15.
+    assert image.residual is not None
+    assert image.residual < 0.02
 
 
 def test_overlap_decides_what_sweeps_start_from() -> None:
