@@ -40,8 +40,10 @@ from ptycho_torch.workflows.training import described
 __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
-_EFFORT = {"quick": 4, "normal": 7, "thorough": 14}
-"""Iterations of the learned solver."""
+_EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
+"""Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
+_PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
+"""Factor on the sweeps that follow by themselves."""
 
 
 @dataclass
@@ -212,7 +214,8 @@ def _job(
 def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The network's image, refined where asked, and R of the frames that were used and of those that were not."""
     seen = job.scan.select(~job.hidden) if job.hidden.any() else job.scan
-    options = polishing(job.flat) if refinement is None else refinement.options
+    patience = _PATIENCE[job.config.effort]
+    options = polishing(job.flat, patience) if refinement is None else refinement.options
     if job.flat and job.solver is not None:
         result = job.solver.solve(with_probe(seen), None, options, listeners.sweep)
         return judged(result, job.scan, job.hidden, job.device)

@@ -28,7 +28,7 @@ __all__ = ["Network", "judged", "kept_back", "network_of", "polishing", "reconst
 logger = logging.getLogger(__name__)
 _FEWEST = 100
 """Frames below which none is kept back."""
-_CLOSE = 0.3
+_CLOSE = 0.2
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
@@ -111,9 +111,9 @@ def starts_flat(scan: Scan) -> bool:
     return float(np.median(distance)) < _CLOSE * scan.N
 
 
-def polishing(flat: bool) -> RefineOptions:
-    """Return the sweeps that follow by themselves: they are given the whole step, for noise is averaged later."""
-    return RefineOptions(sweeps=30 if flat else 20, step=1.0)
+def polishing(flat: bool, patience: float = 1.0) -> RefineOptions:
+    """Return the sweeps that follow by themselves, 30 or 20 times ``patience``, with the whole step."""
+    return RefineOptions(sweeps=round((30 if flat else 20) * patience), step=1.0)
 
 
 def solve(
