@@ -85,9 +85,15 @@ assert 'torch' not in sys.modules
 def test_every_error_is_in_the_tree_and_a_builtin_too() -> None:
     for name in errors.__all__:
         value = getattr(errors, name)
-        if isinstance(value, type) and value is not PtychoError:
+        # A signal is no error: what catches errors must not swallow it.
+        if isinstance(value, type) and value not in (PtychoError, errors.Interrupted):
             assert issubclass(value, PtychoError)
             assert issubclass(value, ValueError | RuntimeError | OSError | ImportError)
+
+
+def test_an_interruption_is_not_caught_as_an_error() -> None:
+    assert issubclass(errors.Interrupted, KeyboardInterrupt)
+    assert not issubclass(errors.Interrupted, Exception)
 
 
 def test_foreign_text_is_made_safe_to_print() -> None:

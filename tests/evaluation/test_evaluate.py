@@ -144,7 +144,12 @@ def test_loading_each_kind(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", truth)
     np.savez(tmp_path / "one.npz", anything=truth)
     np.savez(tmp_path / "named.npz", other=np.zeros(3), object=truth[None])
-    scan = Scan(np.ones((2, 16, 16), np.float32), np.zeros((2, 2)), np.ones((1, 16, 16), np.complex64), truth)
+    scan = Scan(
+        np.ones((2, 16, 16), np.float32),
+        np.array([[0.0, 0.0], [4.0, 0.0]]),
+        np.ones((1, 16, 16), np.complex64),
+        truth,
+    )
     write_scan(scan, tmp_path / "scan.npz")
     for name in ("rec.npz", "a.npy", "one.npz", "named.npz", "scan.npz"):
         found = load_reference(tmp_path / name)
@@ -165,7 +170,11 @@ def test_files_that_hold_no_reference(tmp_path: Path) -> None:
     for name in ("t.npy", "t.npz", "v.npy", "o.npy"):
         with pytest.raises(ScanError, match=name):
             load_reference(tmp_path / name)
-    scan = Scan(np.ones((2, 16, 16), np.float32), np.zeros((2, 2)), np.ones((1, 16, 16), np.complex64))
+    scan = Scan(
+        np.ones((2, 16, 16), np.float32),
+        np.array([[0.0, 0.0], [4.0, 0.0]]),
+        np.ones((1, 16, 16), np.complex64),
+    )
     write_scan(scan, tmp_path / "scan.npz")
     with pytest.raises(ScanError, match="objectGuess: expected in a scan that serves as reference"):
         load_reference(tmp_path / "scan.npz")

@@ -168,7 +168,8 @@ def warn_if_foreign(
     for name, module in modules.items():
         member_fail = partial(fail, f"{name}/model.pth")
         try:
-            check_against(params, name, state_shapes(module), member_fail, builder, pair)
+            shapes = asked(partial(state_shapes, module), "its state_dict cannot be read", member_fail)
+            check_against(params, name, shapes, member_fail, builder, pair)
         except BundleError as error:
             if describes_itself(module):
                 raise

@@ -58,12 +58,19 @@ def reconstruct(
         typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
     ] = None,
     refine: Annotated[
-        int,
-        typer.Option("--refine", min=0, help="Sweeps of iterative refinement over all frames afterwards."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--refine",
+            min=0,
+            help="Sweeps of iterative refinement afterwards; default: see --polish; with --model: none.",
+            show_default=False,
+        ),
+    ] = None,
     refine_minutes: Annotated[
         float | None,
-        typer.Option("--refine-minutes", min=0, help="Time for it at most.", show_default=False),
+        typer.Option(
+            "--refine-minutes", min=0, help="Maximum refinement time, in minutes.", show_default=False
+        ),
     ] = None,
     refine_positions: Annotated[
         bool, typer.Option("--refine-positions", help="Refine the positions, too; with --refine.")
@@ -119,15 +126,15 @@ def reconstruct(
     from ptycho_torch.scan import Geometry, open_scan
 
     if not refine and (refine_positions or engine or refine_minutes is not None):
-        raise ConfigError(
-            "--refine-minutes, --refine-positions, --engine: expected --refine with a number of sweeps, found none"
-        )
+        raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
     data_in = open_scan(
         scan, format=format, measurement=measurement, require_probe=False, **reading_options(flags)
     )
+    if refine == 0:
+        settings.polish = False
     refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None
     from ptycho_torch.workflows.inference import Listeners, reconstruct_to
 
@@ -140,7 +147,10 @@ def reconstruct(
             execution,
             refinement=refinement,
             product=Geometry(given[0], given[1], (given[2], given[2])) if given else product,
-            listeners=Listeners(groups, lambda sweep, residual: sweeps(sweep, refine, f"R {residual:.5f}")),
+            listeners=Listeners(
+                groups,
+                lambda sweep, residual: sweeps(sweep, refine or (20 if model else 30), f"R {residual:.5f}"),
+            ),
         )
     files = {name: str(path) for name, path in done.files.items()}
     shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "sweeps")

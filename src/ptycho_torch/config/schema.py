@@ -158,7 +158,16 @@ class InferenceConfig:
     batch_size: int = opt(32, "groups per step", ge=1)
     seed: int = opt(0, "seed of the grouping, and of the frames kept back", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
-        "normal", "iterations of the learned solver: 4, 7 or 14"
+        "normal", "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow"
+    )
+    start: Literal["auto", "learned", "flat"] = opt(
+        "auto",
+        "image that sweeps go on from: the learned solver's, or a flat one; 'auto' takes the flat one where frames"
+        " overlap so much that sweeps alone are as good and faster, and the learned one with --model",
+    )
+    polish: bool = opt(
+        True,
+        "without --model and --refine: 20 sweeps of epie after the learned solver, 30 from a flat object",
     )
     withhold: float = opt(
         0.02, "part of the frames that is kept from the solver, to measure the residual on", ge=0, le=0.5

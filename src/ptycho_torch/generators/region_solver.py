@@ -149,10 +149,10 @@ class RegionSolver(nn.Module):
         objects: list[Tensor] = []
         for k in range(self.iterations if iterations is None else iterations):
             state.iterate(min(k, self.iterations - 1), update_probe)
-            if keep or not objects:
+            if keep:
                 objects.append(state.obj * state.scale[:, None, None])
-            else:
-                objects[0] = state.obj * state.scale[:, None, None]
+        if not keep:  # pretraining compares objects up to a factor, so the networks do not care for it
+            objects = [state.obj * (state.scale * state.brightness())[:, None, None]]
         probe = state.probe / state.scale[:, None, None, None]
         return Solution(objects, probe, state.illumination / state.peak)
 
@@ -294,6 +294,22 @@ class _State:
                 )
         light = self.illumination if whole else light
         return top / (light + self.solver.damping * self.peak), (misfit, moves, bright)
+
+    def brightness(self) -> Tensor:
+        """(B,) the factor on each object that fits its frames best, ``sum A |F psi| / sum |F psi|^2``."""
+        frames = self.frames
+        top = self.total.new_zeros(len(self.probe))
+        bottom = top.clone()
+        for index in self._chunks(self._all()):
+            under = crop_patches(self.obj, frames.corners[index], self.size, frames.owner[index]).unsqueeze(1)
+            field = torch.fft.fft2(under * self.waves[index], norm="ortho")
+            power = (field.real.square() + field.imag.square()).sum(1, keepdim=True)
+            if self.good is not None:
+                power = power * self.good
+            seen = (power.sqrt() * self.measured[index]).sum((1, 2, 3))
+            top.index_add_(0, frames.owner[index], seen.to(top.dtype))
+            bottom.index_add_(0, frames.owner[index], power.sum((1, 2, 3)).to(top.dtype))
+        return (top / bottom.clamp_min(1e-30)).nan_to_num(1.0)
 
     def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
         cover = self.illumination / self.peak

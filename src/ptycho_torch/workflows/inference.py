@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import DataError
+from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
 from ptycho_torch.reconstruction.predict import reconstruct as predict
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
@@ -25,14 +25,25 @@ from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
-from ptycho_torch.workflows.solving import Network, judged, kept_back, network_of, solve
+from ptycho_torch.workflows.solving import (
+    Network,
+    judged,
+    kept_back,
+    network_of,
+    polishing,
+    solve,
+    starts_flat,
+    with_probe,
+)
 from ptycho_torch.workflows.training import described
 
 __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
-_EFFORT = {"quick": 4, "normal": 7, "thorough": 14}
-"""Iterations of the learned solver."""
+_EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
+"""Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
+_PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
+"""Factor on the sweeps that follow by themselves."""
 
 
 @dataclass
@@ -98,6 +109,7 @@ class _Job:
     config: InferenceConfig
     execution: ExecutionConfig
     solver: Solver | None
+    flat: bool
     geometry: Geometry | None
     device: str
 
@@ -132,7 +144,8 @@ def reconstruct_to(
     config : InferenceConfig, optional
     execution : ExecutionConfig, optional
     refinement : Refinement, optional
-        Solve on from the network's image. Default: the network alone.
+        Solve on from the network's image. Default: the network alone; with the shipped bundle and
+        ``config.polish`` some sweeps of ``epie``.
     product : bool or Geometry
         Also write ``product.h5``, which ptychodus opens, with the scan's geometry or the one given.
     listeners : Listeners, optional
@@ -186,16 +199,30 @@ def _job(
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.
     share = 0.0 if network.solver is None else config.withhold
     hidden = kept_back(scan, share, config.seed)
-    return _Job(network, scan, hidden, config, execution, solver, wanted, device)
+    flat = config.start == "flat" or (config.start == "auto" and bundle is None and starts_flat(scan))
+    if refinement is None and bundle is None and config.polish:
+        solver = SOLVERS.get("epie")(device)
+    if flat and solver is None:
+        if config.start == "flat":
+            raise ConfigError(
+                "--start flat: nothing would be solved; give --refine N, or leave out --no-polish"
+            )
+        flat = False
+    return _Job(network, scan, hidden, config, execution, solver, flat, wanted, device)
 
 
 def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The network's image, refined where asked, and R of the frames that were used and of those that were not."""
     seen = job.scan.select(~job.hidden) if job.hidden.any() else job.scan
+    patience = _PATIENCE[job.config.effort]
+    options = polishing(job.flat, patience) if refinement is None else refinement.options
+    if job.flat and job.solver is not None:
+        result = job.solver.solve(with_probe(seen), None, options, listeners.sweep)
+        return judged(result, job.scan, job.hidden, job.device)
     result = _network(job, seen, listeners)
-    if job.solver is not None and refinement is not None:
+    if job.solver is not None:
         before = residual(result, seen, device=job.device)
-        result = job.solver.solve(seen, result, refinement.options, listeners.sweep)
+        result = job.solver.solve(seen, result, options, listeners.sweep)
         result = replace(result, info={**result.info, "residual_before_refinement": before})
     provenance = {**result.provenance, "bundle": job.network.name}
     return judged(replace(result, provenance=provenance), job.scan, job.hidden, job.device)

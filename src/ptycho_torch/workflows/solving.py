@@ -23,11 +23,13 @@ from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOption
 from ptycho_torch.solvers.learned import Learned
 from ptycho_torch.solvers.residual import residual
 
-__all__ = ["Network", "kept_back", "network_of", "reconstruct", "solve"]
+__all__ = ["Network", "judged", "kept_back", "network_of", "polishing", "reconstruct", "solve", "starts_flat"]
 
 logger = logging.getLogger(__name__)
 _FEWEST = 100
 """Frames below which none is kept back."""
+_CLOSE = 0.2
+"""Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
 
@@ -90,6 +92,30 @@ def kept_back(scan: Scan, share: float, seed: int = 0) -> NDArray[np.bool_]:
     return chosen
 
 
+def starts_flat(scan: Scan) -> bool:
+    """Whether frames overlap so much that iterative sweeps alone give the better image in the same time.
+
+    Examples
+    --------
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 96, 0)
+    >>> def at(step):
+    ...     positions = make_positions("grid", obj.shape, 32, step=step)
+    ...     return simulate_scan(obj, make_probe("disk", 32), positions)
+    >>> starts_flat(at(6)), starts_flat(at(16))
+    (True, False)
+    """
+    if scan.n_frames < 3:
+        return False
+    distance = cKDTree(scan.positions).query(scan.positions, k=3)[0][:, 2]
+    return float(np.median(distance)) < _CLOSE * scan.N
+
+
+def polishing(flat: bool, patience: float = 1.0) -> RefineOptions:
+    """Return the sweeps that follow by themselves, 30 or 20 times ``patience``, with the whole step."""
+    return RefineOptions(sweeps=round((30 if flat else 20) * patience), step=1.0)
+
+
 def solve(
     scan: Scan,
     network: Network,
@@ -100,15 +126,17 @@ def solve(
 ) -> Reconstruction:
     """Solve a scan with a network's region solver, from the bundle's probe where it fits, else from the scan's."""
     assert network.solver is not None
-    probe = scan.probe if network.probe is None or network.probe.shape[-1] != scan.N else network.probe
-    if probe is None:
-        logger.warning(
-            "the scan has no probe guess: starting from a disk of radius N/4; --probe-file gives one"
-        )
-        probe = default_probe(scan.N)
-    return Learned(device, network.solver).solve(
-        replace(scan, probe=np.asarray(probe, dtype=np.complex64)), None, options, progress
-    )
+    if network.probe is not None and network.probe.shape[-1] == scan.N:
+        scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
+    return Learned(device, network.solver).solve(with_probe(scan), None, options, progress)
+
+
+def with_probe(scan: Scan) -> Scan:
+    """Return the scan, with a disk for its probe where it has none."""
+    if scan.probe is not None:
+        return scan
+    logger.warning("the scan has no probe guess: starting from a disk of radius N/4; --probe-file gives one")
+    return replace(scan, probe=default_probe(scan.N))
 
 
 def reconstruct(
@@ -116,7 +144,7 @@ def reconstruct(
     model: str | Path | None = None,
     *,
     sweeps: int = 7,
-    refine: int = 0,
+    refine: int | None = None,
     withhold: float = 0.02,
     device: str | None = None,
     progress: Progress | None = None,
@@ -131,8 +159,9 @@ def reconstruct(
         Bundle; default: the one that ships with the package.
     sweeps : int
         Iterations of the learned solver.
-    refine : int
-        Sweeps of the iterative solver ``epie`` afterwards.
+    refine : int, optional
+        Sweeps of the iterative solver ``epie`` afterwards. Default: 20 after the shipped network; 30 from a flat
+        object where frames overlap much, since there sweeps alone are as good and faster; none with ``model``.
     withhold : float
         Part of the frames that is kept from the solver to measure ``residual_withheld`` on.
     device : str, optional
@@ -167,9 +196,14 @@ def reconstruct(
         return replace(done, residual=residual(done, scan, device=where))
     hidden = kept_back(scan, withhold)
     seen = scan.select(~hidden) if hidden.any() else scan
+    epie = SOLVERS.get("epie")(where)
+    if model is None and refine is None and starts_flat(scan):
+        return judged(epie.solve(with_probe(seen), None, polishing(True), progress), scan, hidden, where)
     done = solve(seen, network, LearnedOptions(sweeps=sweeps), device=where, progress=progress)
-    if refine:
-        done = SOLVERS.get("epie")(where).solve(seen, done, RefineOptions(sweeps=refine))
+    if refine is None and model is None:
+        done = epie.solve(seen, done, polishing(False))
+    elif refine:
+        done = epie.solve(seen, done, RefineOptions(sweeps=refine, step=1.0))
     return judged(done, scan, hidden, where)
 
 

@@ -264,7 +264,7 @@ def _scan_arrays() -> dict[str, np.ndarray]:
 
 def _set(key: str, index: Any, value: float) -> Any:
     def change(arrays: dict[str, np.ndarray]) -> None:
-        arrays[key] = arrays[key].copy()
+        arrays[key] = np.array(arrays[key])
         arrays[key][index] = value
 
     return change

@@ -131,7 +131,7 @@ def test_overrides_are_fields_by_name(tmp_path: Path) -> None:
 
 def test_what_is_no_measurement_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train_data: expected .* found ndarray"):
-        run_cdi_example_torch(SCAN.frames, None, config(tmp_path))  # type: ignore[arg-type]
+        run_cdi_example_torch(np.zeros((3, 32, 32)), None, config(tmp_path))  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"test_data: expected .* found dict"):
         run_cdi_example_torch(SCAN, {}, config(tmp_path))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import torch
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.generators import build
 from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.physics.regions import crop_patches, shifted_probes
 from ptycho_torch.training.examples import Examples, Recipe
 from ptycho_torch.training.pretrain import relative_error
 
@@ -148,3 +149,22 @@ def test_groups_are_regions(members: int) -> None:
         alone = generator.propose(x[1:], offsets[1:], probe).patches
     assert both.shape == (2, members, 16, 16)
     assert close(both[1:], alone, 1e-4)
+
+
+def test_objects_have_the_brightness_that_explains_the_frames(
+    solver: RegionSolver, frames: RegionFrames
+) -> None:
+    """No factor on the object makes the frames fit better."""
+    obj, probe = solve(solver, frames, update_probe=True)
+    waves = shifted_probes(probe[frames.owner], frames.fractions)
+    field = torch.fft.fft2(
+        crop_patches(obj, frames.corners, 16, frames.owner).unsqueeze(1) * waves, norm="ortho"
+    )
+    made = torch.fft.fftshift(field.abs().square().sum(1).sqrt(), dim=(-2, -1))
+    for region in range(2):
+        mine = frames.owner == region
+        wrong = [
+            float((factor * made[mine] - frames.amplitudes[mine]).square().sum())
+            for factor in (0.98, 1.0, 1.02)
+        ]
+        assert wrong[1] < min(wrong[0], wrong[2])
