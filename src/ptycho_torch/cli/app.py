@@ -63,7 +63,7 @@ def _advised(error: Any) -> str:
 app = typer.Typer(
     name="ptychopinn",
     cls=OneLineErrors,
-    help="Reconstruct objects from ptychography scans with a network that learns without labels.",
+    help="Reconstruct objects from ptychography scans: frames in, image out, without training.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -84,7 +84,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Reconstruct objects from ptychography scans with a network that learns without labels.
+    """Reconstruct objects from ptychography scans: frames in, image out, without training.
 
     Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 128 and the
     signal's number (130 for Ctrl-C) interrupted; 'verify' has 3

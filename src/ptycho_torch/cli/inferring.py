@@ -10,7 +10,7 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
-from ptycho_torch.cli.training import FormatOption, MeasurementOption
+from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
 
@@ -99,6 +99,7 @@ def reconstruct(
     ] = None,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
+    probe_file: ProbeFileOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     flags: Any = None,
@@ -131,7 +132,12 @@ def reconstruct(
     if given and (len(given) < 3 or min(given) <= 0 or not product):
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
     data_in = open_scan(
-        scan, format=format, measurement=measurement, require_probe=False, **reading_options(flags)
+        scan,
+        format=format,
+        measurement=measurement,
+        probe=probe_file,
+        require_probe=False,
+        **reading_options(flags),
     )
     if refine == 0:
         settings.polish = False

@@ -158,7 +158,8 @@ class InferenceConfig:
     batch_size: int = opt(32, "groups per step", ge=1)
     seed: int = opt(0, "seed of the grouping, and of the frames kept back", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
-        "normal", "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow"
+        "normal",
+        "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow",
     )
     start: Literal["auto", "learned", "flat"] = opt(
         "auto",

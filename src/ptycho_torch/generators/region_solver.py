@@ -99,7 +99,7 @@ class Solution:
 
 
 class RegionSolver(nn.Module):
-    """The iteration above, with ``iterations`` networks of their own and ``passes`` over the frames before each.
+    """The iteration above, with one network on the canvas and one on the probe, shared by all iterations.
 
     Parameters
     ----------

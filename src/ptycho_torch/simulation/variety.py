@@ -1,7 +1,8 @@
 """Random probes and objects of many kinds, to pretrain on: what a scan nobody has seen may look like.
 
 Everything is drawn from a generator that the caller gives, so the same seed gives the same examples. None
-of the objects and probes of the benchmarks is among them.
+of the benchmarks' own objects and probes is among them; but random fields are made as the object ``grf`` is, and
+annular pupils out of focus are relatives of the ``zoneplate`` probe.
 """
 
 from __future__ import annotations

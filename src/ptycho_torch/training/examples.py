@@ -100,7 +100,6 @@ class Examples:
         row, column = rng.integers(0, _OBJECT_EDGE - edge + 1, 2)
         cut = np.rot90(obj[row : row + edge, column : column + edge], int(rng.integers(4)))
         cut = cut.conj() if rng.random() < 0.5 else cut
-        # The probe's power is known up to a factor only: a bright object under a weak guess, or the reverse.
         return np.asarray(cut.T if rng.random() < 0.5 else cut)
 
     def _measure(
