@@ -1,4 +1,4 @@
-"""What every generator owes: objects from groups of frames, and what may be believed of them.
+"""What every generator owes: objects from groups of frames, and what may be trusted of them.
 
 Imported by every generator's file; :mod:`ptycho_torch.generators` finds the files by name.
 """
@@ -157,7 +157,7 @@ class Generator(nn.Module, abc.ABC):
 
     @classmethod
     def trusts_all(cls, config: ModelConfig) -> bool:
-        """Return whether every pixel of a patch may be believed, so that patches can be merged in training."""
+        """Return whether every pixel of a patch may be trusted, so that patches can be merged in training."""
         return True
 
     @classmethod

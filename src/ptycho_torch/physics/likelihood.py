@@ -3,7 +3,7 @@
     Poisson:    mean( lambda - n log lambda ),   lambda = max((s A_hat)^2, 1e-8)
     amplitude:  mean |A_hat - A|
 
-Means run over good pixels only. Source: the design's section 5.
+Means run over good pixels only. Source: P. Thibault and M. Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
 """
 
 from __future__ import annotations

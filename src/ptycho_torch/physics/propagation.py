@@ -3,7 +3,7 @@
     psi_p = P_p * o,   Psi_p = fftshift(FFT2(psi_p)) / N,   A^2 = sum_p |Psi_p|^2
 
 The transform is orthonormal, so power is conserved and the adjoint is the inverse. DC lies at
-pixel [N//2, N//2] of the detector. Source: the design's section 5.
+pixel [N//2, N//2] of the detector. Source: J. W. Goodman, Introduction to Fourier Optics.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     x = f * A_raw,   f = sqrt((N/2)^2 / mean_frames sum_pixels A_raw^2)
     s = sqrt(mean photons per frame) / (N/2)        so that s * x = A_raw where counts are known
 
-Source: the design's section 5 and the TensorFlow program's normalisation.
+Source: the normalisation of the TensorFlow program (arXiv 2602.21361).
 """
 
 from __future__ import annotations

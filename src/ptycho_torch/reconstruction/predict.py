@@ -25,7 +25,7 @@ from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def normalised_groups(
@@ -108,7 +108,7 @@ def reconstruct(
                 progress(done, len(groups.index))
     obj, weights = canvas.finish()
     seconds = time.monotonic() - began
-    _log.info("reconstructed %d frames in %.2f s", scan.n_frames, seconds)
+    logger.info("reconstructed %d frames in %.2f s", scan.n_frames, seconds)
     scale = 1 / normalisation
     return Reconstruction(
         object=obj,

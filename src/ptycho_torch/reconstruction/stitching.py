@@ -28,9 +28,9 @@ from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchr
 __all__ = ["Canvas"]
 
 _OVERLAP = 0.05
-"""Least overlap, as a part of a patch's overlap with itself, whose phase is believed."""
+"""Least overlap, as a part of a patch's overlap with itself, whose phase is trusted."""
 _COHERENCE = 0.3
-"""Least |sum conj(a) b| / sum |a||b| of an overlap whose phase is believed."""
+"""Least |sum conj(a) b| / sum |a||b| of an overlap whose phase is trusted."""
 _AGREEING = math.cos(0.3)
 """Mean cosine of the phase between overlapping patches above which they count as agreeing."""
 _OUTLIER = 0.5

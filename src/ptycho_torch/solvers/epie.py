@@ -54,7 +54,7 @@ from ptycho_torch.solvers.windows import Windows
 
 __all__ = ["REACH", "Epie", "Refined", "refine"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 REACH: Final = 8
 """Pixels that the canvas extends further where positions are refined; they never move more."""
 _LARGEST_MOVE: Final = 0.5
@@ -196,7 +196,7 @@ def refine(
         if len(residuals) > 10 and residuals[-6] - min(residuals[-5:]) < options.tolerance * residuals[-6]:
             stopped = "residual stopped falling"
             break
-    _log.info(
+    logger.info(
         "refined %d frames: R %.4g after %d sweeps (%s)",
         len(positions),
         residuals[-1],

@@ -36,7 +36,7 @@ from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["Frames", "Learned", "RegionObject", "solve_learned"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _PROBE_FRAMES = 512
 """Frames on which the probe of a tiled scan is solved for."""
 
@@ -264,7 +264,7 @@ def _solve_tiles(
         done += len(tile.core)
         if progress is not None:
             progress(done, len(frames.positions))
-    _log.info("solved %d frames in %d tiles", done, len(tiles))
+    logger.info("solved %d frames in %d tiles", done, len(tiles))
     obj_all = np.divide(canvas, total, out=np.zeros_like(canvas), where=total > 0)
     return RegionObject(obj_all, total, whole.origin_xy, probe)
 

@@ -26,7 +26,7 @@ from ptycho_torch.solvers.start import Problem, flat_start, problem_of
 
 __all__ = ["PtychiSolver"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _MARGIN = 2
 """Pixels around a patch that pty-chi's interpolation may reach."""
 
@@ -72,7 +72,7 @@ class PtychiSolver(Solver):
         if options.update_positions:
             positions = np.stack([x, y], 1).astype(np.float64) + problem.placed.origin_xy + half
         seconds = round(time.monotonic() - began, 3)
-        _log.info("pty-chi %s: %d epochs in %.1f s", self.name, options.sweeps, seconds)
+        logger.info("pty-chi %s: %d epochs in %.1f s", self.name, options.sweeps, seconds)
         return problem.result(
             found,
             waves * (scan.N / problem.scale),

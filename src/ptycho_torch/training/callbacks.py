@@ -21,7 +21,7 @@ from ptycho_torch.training.stopping import Stopping
 
 __all__ = ["GracefulStop", "Keeper", "ProgressBar", "Watch"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 Row = dict[str, float]
@@ -105,7 +105,7 @@ class Keeper(lightning.Callback):
         else:
             self.stale += 1
             if self.patience is not None and self.stale >= self.patience:
-                _log.info("stopped early: no improvement for %d epochs", self.stale)
+                logger.info("stopped early: no improvement for %d epochs", self.stale)
                 trainer.should_stop = True
         if not cut:
             self._save(trainer, pl_module, 0)

@@ -21,7 +21,7 @@ from ptycho_torch.solvers.options import RefineOptions
 
 __all__ = ["Illumination", "Measured", "illuminate", "measure", "subsample", "with_modes"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _REFINE_FRAMES = 512
 
 
@@ -120,7 +120,7 @@ def illuminate(
 def _guess(scan: Scan, config: TrainingConfig) -> NDArray[np.complex64]:
     if scan.probe is not None:
         return with_modes(scan.probe, config.model.probe_modes or len(scan.probe))
-    _log.warning("the scan has no probe: starting from a disk of radius N/4")
+    logger.warning("the scan has no probe: starting from a disk of radius N/4")
     return default_probe(scan.N, config.model.probe_modes or 1)
 
 
@@ -129,11 +129,11 @@ def _overlaps(scan: Scan, size: int) -> bool:
     from scipy.spatial import cKDTree
 
     if len(scan.positions) < 9:
-        _log.info("probe not refined: fewer than 9 frames")
+        logger.info("probe not refined: fewer than 9 frames")
         return False
     distance = float(np.median(cKDTree(scan.positions).query(scan.positions, k=3)[0][:, 2]))
     if distance > size / 2:
-        _log.info("probe not refined: neighbours are %.0f px apart, more than N/2", distance)
+        logger.info("probe not refined: neighbours are %.0f px apart, more than N/2", distance)
         return False
     return True
 

@@ -28,7 +28,7 @@ from ptycho_torch.training.state import (
 
 __all__ = ["PretrainOptions", "Pretrained", "pretrain", "region_loss", "relative_error"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _FLOOR = 0.004
 """Error below which an example hardly counts."""
 _VALIDATION_SEED = 1_000_003
@@ -215,4 +215,4 @@ class _Run:
         )
         lines = [json.dumps(entry) for entry in self.history]
         write_text_atomic(self.folder / "pretrain.jsonl", "\n".join(lines) + "\n")
-        _log.info("%s", row)
+        logger.info("%s", row)

@@ -18,7 +18,7 @@ from ptycho_torch.errors import Interrupted
 
 __all__ = ["Stopping"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -76,7 +76,7 @@ class Stopping:
         first, self.number = self.number is None, self.number or number
         if not first or self._then is None:
             raise _AtOnce
-        _log.warning("%s: ending after this step and writing everything", signal.Signals(number).name)
+        logger.warning("%s: ending after this step and writing everything", signal.Signals(number).name)
         self._then()
 
     def __exit__(

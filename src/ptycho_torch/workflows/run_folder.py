@@ -29,7 +29,7 @@ from ptycho_torch.scan import Scan, open_scan
 
 __all__ = ["BUNDLE_NAME", "RUN_NAME", "RunFolder", "ScanFile", "identity"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 RUN_NAME: Final = "run.json"
 BUNDLE_NAME: Final = "wts.h5"
 """Base path of a bundle inside its folder; the file is ``wts.h5.zip``."""
@@ -288,6 +288,6 @@ def _locked(folder: Path) -> int | None:
             raise OutputError(
                 f"{folder}: another process is training in this folder; wait for it, or name another folder"
             ) from None
-        _log.warning("%s: this file system cannot lock; do not train twice in it at a time", folder)
+        logger.warning("%s: this file system cannot lock; do not train twice in it at a time", folder)
         return None
     return handle
