@@ -128,7 +128,7 @@ class Reconstruction:
     def extent(self) -> tuple[float, float, float, float]:
         """(left, right, bottom, top) of the outer pixel edges in scan coordinates, y downwards."""
         (x, y), (height, width) = self.origin_xy, self.object.shape
-        return x - 0.5, x + width - 0.5, y + height - 0.5, y - 0.5
+        return float(x - 0.5), float(x + width - 0.5), float(y + height - 0.5), float(y - 0.5)
 
     def measured(self, fraction: float = 0.02) -> NDArray[np.bool_]:
         """(H, W) True where the weight exceeds ``fraction`` of its maximum."""

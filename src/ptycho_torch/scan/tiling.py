@@ -85,8 +85,9 @@ def _halved(
     order = np.argsort(along, kind="stable")
     gaps = np.diff(along[order])
     quarter = max(1, len(part) // 4)
-    middle = slice(quarter - 1, len(part) - quarter)
-    cut = quarter - 1 + int(np.argmax(gaps[middle]))
+    able = np.arange(quarter - 1, len(part) - quarter)
+    wide = able[gaps[able] >= 0.999 * gaps[able].max()]
+    cut = int(wide[np.argmin(np.abs(wide - (len(part) / 2 - 1)))])
     widest = int(np.argmax(gaps))
     if gaps[widest] > 8 * max(float(gaps[cut]), 1.0):
         cut = widest
