@@ -71,10 +71,14 @@ def evaluate(
     """
     console = Console(json, quiet)
     from ptycho_torch.evaluation import aligned, load_reference, score
+    from ptycho_torch.files import require_new
 
     # The shift is looked for anyway, so --register of earlier commands has nothing left to ask for.
     del register
     words = [word.strip() for word in keep.split(",") if word.strip()]
+    if output_dir is not None:
+        outputs = ("metrics.json", "comparison.png", "frc.png", "report.html")
+        require_new([output_dir / name for name in outputs], reconstruction, reference)
     both = aligned(load_reference(reconstruction), load_reference(reference), keep=words)
     scores = score(both)
     table = _table(scores)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError
-from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
+from ptycho_torch.files import ensure_output_dir, require_new, write_bytes_atomic, write_text_atomic
 from ptycho_torch.reconstruction.predict import reconstruct as predict
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
 from ptycho_torch.report.html import Section, write_report
@@ -40,6 +40,7 @@ from ptycho_torch.workflows.training import described
 __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
+_OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
 _EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
 """Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
@@ -162,6 +163,10 @@ def reconstruct_to(
     listeners = listeners or Listeners()
     job = _job(scan, bundle, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)
     folder = ensure_output_dir(output_dir)
+    source = None if job.scan.source is None else job.scan.source.path
+    require_new(
+        [folder / name for name in _OUTPUTS], *(p for p in (source, bundle) if p and Path(p).is_file())
+    )
     if job.execution.threads is not None:
         torch.set_num_threads(job.execution.threads)
     result = _image(job, refinement, listeners)

@@ -153,3 +153,13 @@ def test_the_older_names_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert phase is not None
     assert amplitude.shape == phase.shape == more["reconstruction"].object.shape
     assert (tmp_path / "a" / "inference" / "reconstruction.npz").exists()
+
+
+def test_a_scan_is_not_written_over_by_its_image(tmp_path: Path) -> None:
+    scan = tmp_path / "reconstruction.npz"
+    write_scan(small_scan(), scan)
+    before = scan.read_bytes()
+    with pytest.raises(OutputError, match=r"reconstruction\.npz"):
+        reconstruct_to(tmp_path, scan, execution=QUIET)
+    assert scan.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["reconstruction.npz"]
