@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from small import small_scan
 
 from ptycho_torch.scan import write_scan
@@ -20,16 +19,13 @@ def call(*arguments):
         app([str(a) for a in arguments])
     except SystemExit as done:
         assert not done.code, done.code
-call('reconstruct', bundle, folder + '/scan.npz', '-o', folder + '/image', '--accelerator', 'cpu', '--quiet')
+call('reconstruct', folder + '/scan.npz', '--model', bundle, '-o', folder + '/image', '--accelerator', 'cpu', '--quiet')
 assert 'torch' in sys.modules
 call('evaluate', folder + '/image/reconstruction.npz', folder + '/scan.npz', '--quiet')
 print(sorted({'lightning', 'pytorch_lightning'} & set(sys.modules)))
 """
 
 
-@pytest.mark.xfail(
-    reason="workflows.inference takes described() from workflows.training; goes when that moves"
-)
 def test_reconstruct_and_evaluate_import_no_lightning(tmp_path: Path) -> None:
     bundle = Path(__file__).resolve().parents[1] / "data" / "bundle_v1_unrolled.zip"
     write_scan(small_scan(), tmp_path / "scan.npz")

@@ -25,6 +25,7 @@ from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
+from ptycho_torch.workflows.records import described
 from ptycho_torch.workflows.solving import (
     Network,
     judged,
@@ -35,7 +36,6 @@ from ptycho_torch.workflows.solving import (
     starts_flat,
     with_probe,
 )
-from ptycho_torch.workflows.training import described
 
 __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig, config_fields, to_yaml
 from ptycho_torch.files import write_bytes_atomic, write_text_atomic
@@ -15,8 +15,10 @@ from ptycho_torch.report.figures import figure_png, scan_figure, training_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import history_csv, json_text
 from ptycho_torch.scan import Scan
-from ptycho_torch.training.run import Trained
 from ptycho_torch.workflows.run_folder import BUNDLE_NAME
+
+if TYPE_CHECKING:  # lightning is for training alone; reconstruction reads records, too
+    from ptycho_torch.training.run import Trained
 
 __all__ = ["CONFIG_NAME", "History", "described", "provenance_of", "write_records"]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from test_commands import QUICK, process
 
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.scan import write_scan
+
+
+@pytest.fixture(autouse=True)
+def heard_hangup() -> Iterator[None]:
+    """SIGHUP ends a process, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 LONG = [*QUICK, "--nepochs", "100000", "--batch-size", "2"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ from ptycho_torch.errors import Interrupted
 from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.run import Watch, fit
 from ptycho_torch.training.stopping import Stopping
+
+
+@pytest.fixture(autouse=True)
+def heard_hangup() -> Iterator[None]:
+    """SIGHUP ends a process, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 SCAN = small_scan()
 
