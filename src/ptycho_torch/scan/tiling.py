@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tile", "cut_tiles"]
+__all__ = ["Tile", "cut_tiles", "innermost"]
 
 _EMPTY = 8.0
 """A tile's bounding box over the area of its patches, above which it is cut once more."""
@@ -92,3 +92,18 @@ def _halved(
     if gaps[widest] > 8 * max(float(gaps[cut]), 1.0):
         cut = widest
     return part[order[: cut + 1]], part[order[cut + 1 :]]
+
+
+def innermost(positions: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Return the ``count`` frames nearest to the frame in the middle, ascending: frames that overlap each other.
+
+    Examples
+    --------
+    >>> innermost(np.array([[0.0, 0.0], [9.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), 3).tolist()
+    [0, 2, 3]
+    """
+    if len(positions) <= count:
+        return np.arange(len(positions))
+    middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
+    nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
+    return np.sort(nearest)

@@ -171,9 +171,9 @@ def _gaussian_like(waves: NDArray[np.complex128]) -> NDArray[np.complex128]:
     first = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / width)
     shapes = [first, *(first * f for f in (x - cx, y - cy, (x - cx) * (y - cy), x * x - y * y))]
     share = np.sqrt(np.sum(np.abs(waves) ** 2, axis=(1, 2)))
-    return np.stack([s / np.sqrt(np.sum(s * s)) * w for s, w in zip(shapes, share, strict=False)]).astype(
-        complex
-    )
+    return np.stack(
+        [s / np.sqrt(np.sum(s * s)) * w for s, w in zip(shapes[: len(share)], share, strict=True)]
+    ).astype(complex)
 
 
 def _centroid(power: Image, corner: bool) -> tuple[float, float]:

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from ptycho_torch.physics.regions import Placement, place, put_patches, shifted_
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
-from ptycho_torch.scan.tiling import Tile, cut_tiles
+from ptycho_torch.scan.tiling import Tile, cut_tiles, innermost
 from ptycho_torch.solvers import SOLVERS
 from ptycho_torch.solvers.base import Progress, Solver
 from ptycho_torch.solvers.options import LearnedOptions, SolverOptions
@@ -238,7 +237,7 @@ def _solve_tiles(
     progress: Callable[[int, int], None] | None,
 ) -> RegionObject:
     if options.update_probe:
-        chosen = _compact(frames.positions, _PROBE_FRAMES)
+        chosen = innermost(frames.positions, _PROBE_FRAMES)
         _, probe = _solve(
             solver, frames, chosen, place(frames.positions[chosen], frames.size), probe, options
         )
@@ -267,12 +266,3 @@ def _solve_tiles(
     logger.info("solved %d frames in %d tiles", done, len(tiles))
     obj_all = np.divide(canvas, total, out=np.zeros_like(canvas), where=total > 0)
     return RegionObject(obj_all, total, whole.origin_xy, probe)
-
-
-def _compact(positions: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """The ``count`` frames nearest to the frame in the middle: frames that overlap each other."""
-    if len(positions) <= count:
-        return np.arange(len(positions))
-    middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
-    nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
-    return np.sort(nearest)

@@ -16,6 +16,7 @@ from ptycho_torch.generators import generator_class
 from ptycho_torch.model import default_probe
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.scan import Scan
+from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers.epie import refine
 from ptycho_torch.solvers.options import RefineOptions
 
@@ -91,7 +92,7 @@ def illuminate(
     probe = normalise_probe(_guess(scan, config))
     residuals: list[float] = []
     if config.probe == "refine" and config.probe_trainable and _overlaps(scan, scan.N):
-        chosen = _compact(scan.positions, _REFINE_FRAMES)
+        chosen = innermost(scan.positions, _REFINE_FRAMES)
         frames = np.asarray(scan.frames[chosen], dtype=np.float32) * np.float32(measured.normalisation)
         refined = refine(
             frames,
@@ -136,12 +137,3 @@ def _overlaps(scan: Scan, size: int) -> bool:
         logger.info("probe not refined: neighbours are %.0f px apart, more than N/2", distance)
         return False
     return True
-
-
-def _compact(positions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """The ``count`` frames nearest to the frame in the middle: frames that overlap each other."""
-    if len(positions) <= count:
-        return np.arange(len(positions))
-    middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
-    nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
-    return np.sort(nearest)
