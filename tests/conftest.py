@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the data folder {folder / 'data'}, which is not there")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Commands set up the package's logger for a whole process; the next test finds it as before."""
+    logger = logging.getLogger("ptycho_torch")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
