@@ -61,7 +61,10 @@ def _advised(error: Any) -> str:
     """What is wrong, the nearest flag that there is, and where to read on."""
     text, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
     if context is None:
-        return str(text)
+        return f"{text}; --help shows what there is"
+    argument = getattr(error, "param", None)
+    if argument is not None and text.startswith("Missing"):
+        text += f" ({argument.help.rstrip('.')})" if getattr(argument, "help", None) else ""
     wrong = getattr(error, "option_name", None)
     if wrong and not error.possibilities:
         known = [flag for option in context.command.params for flag in option.opts if flag.startswith("--")]
