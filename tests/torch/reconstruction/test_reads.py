@@ -16,6 +16,7 @@ from ptycho_torch.errors import ScanError
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.reconstruction.predict import reconstruct
+from ptycho_torch.report import figures
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
@@ -54,14 +55,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "scan.h5"
 
 
-def model() -> Any:
+def model(gridsize: int = 1) -> Any:
     torch.manual_seed(0)
-    config = ModelConfig(N=32, unrolled_iterations=1, unrolled_width=4)
+    config = ModelConfig(N=32, gridsize=gridsize, unrolled_iterations=1, unrolled_width=4)
     return build_pair(config, normalise_probe(SCAN.probe), 3.0)[1].eval()
 
 
-def test_reconstruct_reads_a_scan_twice(path: Path, read: np.ndarray) -> None:
-    reconstruct(model(), path, batch_size=4)
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_reconstruct_reads_a_scan_twice(path: Path, read: np.ndarray, gridsize: int) -> None:
+    """Also where each frame is in several groups, and these in several batches."""
+    reconstruct(model(gridsize), path, batch_size=4)
     assert read.tolist() == [2] * SCAN.n_frames
 
 
@@ -86,7 +89,8 @@ def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
     some = np.arange(0, SCAN.n_frames, 4)
     monkeypatch.setattr(solving, "memory_limit", lambda: 8 * len(some) * 2 * SCAN.N**2)
     monkeypatch.setattr(solving, "_sample", lambda hidden: some)
-    monkeypatch.setattr(solving, "shown_frames", lambda count: some[::2])
+    for module in (solving, figures):
+        monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
     done = reconstruct_to(tmp_path / "out", path, config=InferenceConfig(polish=False, start="learned"))
     assert done.reconstruction.residual is not None
     assert read.tolist() == [2] * SCAN.n_frames
