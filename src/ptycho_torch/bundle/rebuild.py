@@ -111,11 +111,11 @@ def _usual() -> dict[str, tuple[Any, ...]]:
 def _hint(params: Mapping[str, Any], name: str, found: Shapes, now: int, builder: Builder) -> str:
     """Which single field, changed, makes the weights fit (or fit best)."""
     best, text = now, ""
-    end = time.monotonic() + _GUESSING_SECONDS
+    end = time.process_time() + _GUESSING_SECONDS  # not the clock: a busy machine guesses as far
     for field, values in _usual().items():
         key = KEY_MAPPINGS.get(field, field)
         for value in values:
-            if params.get(key) == value or best == 0 or time.monotonic() > end:
+            if params.get(key) == value or best == 0 or time.process_time() > end:
                 continue
             other = {k: v for k, v in params.items() if k != "probe" or field not in ("N", "probe_modes")}
             try:

@@ -35,6 +35,11 @@ def opt(
     usual : tuple, optional
         For a field that decides the shapes of weights: values to try where a file's weights do not fit.
 
+    Returns
+    -------
+    dataclasses.Field
+        What stands behind the equals sign in a dataclass.
+
     Examples
     --------
     >>> from dataclasses import dataclass
