@@ -136,9 +136,9 @@ class RegionSolver(nn.Module):
         self.beta = nn.Parameter(torch.full((iterations,), 0.5))
         self.settles = settles
         if settles:
-            self.late_eta = nn.Parameter(torch.full((passes,), 0.7))
-            self.late_momentum = nn.Parameter(torch.full((passes,), 0.4))
-            self.fade = nn.Parameter(torch.tensor(0.6))
+            self.late_eta = nn.Parameter(torch.full((passes,), 1.2))
+            self.late_momentum = nn.Parameter(torch.full((passes,), 0.3))
+            self.fade = nn.Parameter(torch.tensor(0.5))
         self.net = UNet(_FEATURES, 4, width, levels)
         self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
 

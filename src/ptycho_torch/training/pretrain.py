@@ -133,9 +133,10 @@ def pretrain(
 
 
 def _renewed(solver: RegionSolver) -> RegionSolver:
-    """Weights of another run as the beginning of this one; what they lack begins as in new weights."""
+    """Weights of another run as the beginning of this one; late iterations it lacks begin as its last one."""
     fresh = RegionSolver(solver.iterations, solver.passes, solver.width, solver.levels, solver.damping)
-    fresh.load_state_dict(fresh.state_dict() | solver.state_dict())
+    last = {"late_eta": solver.eta.data[-1], "late_momentum": solver.momentum.data[-1]}
+    fresh.load_state_dict(fresh.state_dict() | last | solver.state_dict())
     return fresh
 
 
