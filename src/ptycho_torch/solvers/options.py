@@ -97,7 +97,7 @@ class FixedProbeOptions(EngineOptions):
 class LearnedOptions(SolverOptions):
     """Settings of the learned solver, :mod:`ptycho_torch.solvers.learned`."""
 
-    sweeps: int = opt(7, "iterations; each uses all frames twice", ge=1, le=1000)
+    sweeps: int = opt(10, "iterations; each uses all frames twice", ge=1, le=1000)
     tile_pixels: int = opt(
         1 << 24, "pixels of frames solved together, at most; each takes about 60 bytes of memory", ge=1
     )
