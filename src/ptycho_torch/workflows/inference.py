@@ -32,6 +32,7 @@ from ptycho_torch.workflows.solving import (
     kept_back,
     network_of,
     polishing,
+    read_once,
     solve,
     starts_flat,
     with_probe,
@@ -204,6 +205,7 @@ def _job(
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.
     share = 0.0 if network.solver is None else config.withhold
     hidden = kept_back(scan, share, config.seed)
+    scan = read_once(scan, hidden)
     flat = config.start == "flat" or (config.start == "auto" and bundle is None and starts_flat(scan))
     if refinement is None and bundle is None and config.polish:
         solver = SOLVERS.get("epie")(device)
