@@ -27,7 +27,7 @@ from PIL import Image
 from ptycho_torch import reconstruct
 from ptycho_torch.report.figures import reconstruction_figure
 from ptycho_torch.result import Reconstruction
-from ptycho_torch.scan import Scan
+from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.solvers.residual import residual
@@ -52,12 +52,12 @@ def show(axes: Axes, image: NDArray[Any], title: str, **how: Any) -> None:
 
 
 def save(figure: Figure, name: str) -> None:
-    """As a PNG of 200 colours, a third of the size of one with all."""
+    """As a PNG of 256 colours, a third of the size of one with all."""
     FigureCanvasAgg(figure)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     path = IMAGES / f"{name}.png"
-    Image.open(drawn).convert("RGB").quantize(200).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
     print(path.relative_to(ROOT), f"{path.stat().st_size / 1e3:.0f} kB", flush=True)
 
 
@@ -275,8 +275,26 @@ def first_image() -> None:
     save(figure, "first-image")
 
 
+def measured() -> None:
+    """The README's picture; needs the measured star beside the project, in shared/data."""
+    scan = open_scan(ROOT.parent / "shared/data/siemens_star_aps.npz")
+    rec = reconstruct(scan)
+    print(f"{scan.n_frames} frames, {rec.seconds:.1f} s, R {rec.residual:.4f}, {rec.residual_withheld:.4f} withheld")
+    figure = new(10.5, 3.7)
+    first, second, third = figure.subplots(1, 3)
+    middle = int(np.argmin(((scan.positions - scan.positions.mean(0)) ** 2).sum(1)))
+    show(first, np.log10(np.asarray(scan.frames[middle]) ** 2 + 1), "one frame, log counts", cmap="magma")
+    shown = central(rec, np.abs(rec.object))
+    low, high = np.quantile(shown, [0.005, 0.995])
+    show(second, shown, "amplitude", vmin=low, vmax=high)
+    shown = phase(rec)
+    low, high = np.quantile(shown, [0.005, 0.995])
+    show(third, shown, "phase", cmap="cividis", vmin=low, vmax=high)
+    save(figure, "readme")
+
+
 PICTURES: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (first_image, physics, gauges, solver, failures, conditions, floors)
+    made.__name__: made for made in (first_image, physics, gauges, solver, failures, conditions, floors, measured)
 }
 
 

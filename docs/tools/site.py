@@ -57,6 +57,12 @@ def on_page_content(html_text: str, page: Page, config: MkDocsConfig, files: Fil
     return _FORMULA.sub(_mathml, html_text)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The script by which search works from disk, out of the manual itself instead of the net."""
+    here = posixpath.relpath("javascripts/iframe-worker-shim.js", posixpath.dirname(page.file.dest_uri) or ".")
+    return output.replace("https://unpkg.com/iframe-worker/shim", here)
+
+
 def _mathml(found: re.Match[str]) -> str:
     inline = found[1] == "span"
     return str(convert(html.unescape(found[3]).strip(), display="inline" if inline else "block"))
@@ -90,10 +96,16 @@ def _relinked(text: str, written_in: str, shown_as: str) -> str:
     return _LINK.sub(link, _WHOLE_LINK.sub(source, text))
 
 
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same for pages that are no Markdown, such as 404."""
+    return output.replace("https://unpkg.com/iframe-worker/shim", "javascripts/iframe-worker-shim.js")
+
+
 def _notebook(path: Path) -> dict[str, Any]:
     """A notebook as it was last run, as a page and its pictures."""
     notebook = nbformat.read(path, as_version=4)
     exporter = MarkdownExporter()
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     text, resources = exporter.from_notebook_node(notebook, {"output_files_dir": f"{path.stem}_files"})
+    text = re.sub(r"\]\(([\w./-]+)\.ipynb", r"](\1.md", text)
     return {f"{path.stem}.md": text, **resources["outputs"]}

@@ -18,10 +18,10 @@ import pytest
 from small import small_config, small_scan
 from typer.testing import CliRunner
 
+from ptycho_torch import generators
 from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.cli.app import app
 from ptycho_torch.compat.commands import inference_main, train_main
-from ptycho_torch.generators import GENERATORS
 from ptycho_torch.result import save_reconstruction
 from ptycho_torch.scan import FORMATS, write_scan
 from ptycho_torch.solvers import SOLVERS
@@ -77,7 +77,7 @@ def folder(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A copy of the workshop to work in; what a page registers is forgotten afterwards."""
     shutil.copytree(workshop, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    registries: tuple[Any, ...] = (FORMATS, SOLVERS, GENERATORS)
+    registries: tuple[Any, ...] = (FORMATS, SOLVERS, generators._REGISTRY)
     before = [dict(registry._items) for registry in registries]
     yield tmp_path
     for registry, items in zip(registries, before, strict=True):
