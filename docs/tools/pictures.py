@@ -113,11 +113,9 @@ def failures() -> None:
         "trouble-positions",
         {
             "as it should be": right,
-            "x and y exchanged": solved(replace(good, positions=np.stack([y, x], 1) + [[0, 0.0]])),
+            "x and y exchanged": solved(replace(good, positions=np.stack([y, x], 1))),
             "sign of y wrong": solved(replace(good, positions=np.stack([x, 2 * middle[1] - y], 1))),
-            "10 % too far apart": solved(
-                replace(good, positions=(good.positions - middle) * 1.1 + middle)
-            ),
+            "10 % too far apart": solved(replace(good, positions=(good.positions - middle) * 1.1 + middle)),
         },
     )
     noisy = replace(good, positions=good.positions + np.random.default_rng(1).normal(0, 1.5, (len(x), 2)))
@@ -185,7 +183,8 @@ def solver() -> None:
 def physics() -> None:
     """Object, probe, exit wave, frame."""
     scan = star()
-    assert scan.probe is not None and scan.object_guess is not None
+    assert scan.probe is not None
+    assert scan.object_guess is not None
     index = int(np.argmin(np.abs(scan.positions - [132, 92]).sum(1)))
     x, y = np.rint(scan.positions[index]).astype(int)
     half = SIZE // 2
@@ -198,7 +197,11 @@ def physics() -> None:
     first.add_patch(_square(x - half, y - half))
     show(rest[0], np.abs(wave), "probe $|P|$")
     show(rest[1], np.abs(wave * patch), r"exit wave $|\psi_m| = |P\,O_m|$")
-    show(rest[2], np.log10(np.asarray(scan.frames[index]) ** 2 + 1), r"frame $|\mathcal{F}\psi_m|^2$, log counts")
+    show(
+        rest[2],
+        np.log10(np.asarray(scan.frames[index]) ** 2 + 1),
+        r"frame $|\mathcal{F}\psi_m|^2$, log counts",
+    )
     save(figure, "physics")
 
 
@@ -216,7 +219,8 @@ def gauges() -> None:
         "object": obj,
         "phase: $e^{i\\varphi} O$": obj * np.exp(0.8j),
         "scale: $a\\,O$, $P/a$": obj * 1.25,
-        "ramp: $e^{ikr} O$, $e^{-ikr} P$": obj * np.exp(1j * (0.012 * (x - EDGE / 2) + 0.006 * (y - EDGE / 2))),
+        "ramp: $e^{ikr} O$, $e^{-ikr} P$": obj
+        * np.exp(1j * (0.012 * (x - EDGE / 2) + 0.006 * (y - EDGE / 2))),
         "shift: $O(r-d)$, $P(r-d)$": np.roll(obj, (8, 16), (0, 1)),
     }
     figure = new(11, 4.8)
@@ -235,12 +239,12 @@ def floors() -> None:
 
     names = [name for name in reversed(FLOORS) if any(floor(module) == name for module in ARROWS)]
     place = {name: index for index, name in enumerate(names)}
-    used = Counter(
-        (floor(module), floor(target)) for module, targets in ARROWS.items() for target in targets
-    )
+    used = Counter((floor(module), floor(target)) for module, targets in ARROWS.items() for target in targets)
     figure = new(8.6, 7.4)
     axes = figure.subplots()
-    axes.fill([-0.5, len(names) - 0.5, -0.5], [-0.5, len(names) - 0.5, len(names) - 0.5], color="#f3efe6", lw=0)
+    axes.fill(
+        [-0.5, len(names) - 0.5, -0.5], [-0.5, len(names) - 0.5, len(names) - 0.5], color="#f3efe6", lw=0
+    )
     for (above, below), count in used.items():
         own = above == below
         axes.scatter(
@@ -264,7 +268,11 @@ def floors() -> None:
     axes.set_axisbelow(True)
     axes.set_aspect("equal")
     axes.text(
-        1.0, len(names) - 2.2, "here an import would go up:\nnone may, and none does", fontsize=9, style="italic"
+        1.0,
+        len(names) - 2.2,
+        "here an import would go up:\nnone may, and none does",
+        fontsize=9,
+        style="italic",
     )
     save(figure, "floors")
 
@@ -279,7 +287,9 @@ def measured() -> None:
     """The README's picture; needs the measured star beside the project, in shared/data."""
     scan = open_scan(ROOT.parent / "shared/data/siemens_star_aps.npz")
     rec = reconstruct(scan)
-    print(f"{scan.n_frames} frames, {rec.seconds:.1f} s, R {rec.residual:.4f}, {rec.residual_withheld:.4f} withheld")
+    print(
+        f"{scan.n_frames} frames, {rec.seconds:.1f} s, R {rec.residual:.4f}, {rec.residual_withheld:.4f} withheld"
+    )
     figure = new(10.5, 3.7)
     first, second, third = figure.subplots(1, 3)
     middle = int(np.argmin(((scan.positions - scan.positions.mean(0)) ** 2).sum(1)))
@@ -294,7 +304,8 @@ def measured() -> None:
 
 
 PICTURES: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (first_image, physics, gauges, solver, failures, conditions, floors, measured)
+    made.__name__: made
+    for made in (first_image, physics, gauges, solver, failures, conditions, floors, measured)
 }
 
 

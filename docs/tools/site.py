@@ -59,7 +59,9 @@ def on_page_content(html_text: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """The script by which search works from disk, out of the manual itself instead of the net."""
-    here = posixpath.relpath("javascripts/iframe-worker-shim.js", posixpath.dirname(page.file.dest_uri) or ".")
+    here = posixpath.relpath(
+        "javascripts/iframe-worker-shim.js", posixpath.dirname(page.file.dest_uri) or "."
+    )
     return output.replace("https://unpkg.com/iframe-worker/shim", here)
 
 

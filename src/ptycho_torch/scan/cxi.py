@@ -45,7 +45,7 @@ def _first(file: H5File, names: tuple[str, ...], what: str) -> str:
     for name in names:
         if file.is_dataset(name):
             return name
-    raise ScanError(f"{file.path}: {what}: expected {' or '.join(names)}, found none")
+    raise ScanError(f"{file.path}: {what}: missing: {' or '.join(names)}")
 
 
 def _scalar(file: H5File, *names: str) -> float:

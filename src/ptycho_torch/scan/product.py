@@ -130,7 +130,7 @@ def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -
             except (TypeError, ValueError):
                 raise ScanError(f"{path}: {name}: expected a number, found {attrs[name]!r}") from None
     if default is None:
-        raise ScanError(f"{path}: {names[0]}: expected this attribute, found none")
+        raise ScanError(f"{path}: {names[0]}: this attribute is missing")
     return default
 
 

@@ -72,7 +72,7 @@ def _matched(
     """Rows of the frames and of the positions that belong together."""
     common, rows, places = np.intersect1d(indexes, product.indexes, return_indices=True)
     if not len(common):
-        raise ScanError(f"{path}: indexes: expected some that {PRODUCT_NAME} has positions for, found none")
+        raise ScanError(f"{path}: indexes: {PRODUCT_NAME} has positions for none of them")
     if len(common) < max(len(indexes), len(product.indexes)):
         logger.info("%s: %d of %d frames have a position", path, len(common), len(indexes))
     return rows.astype(np.int64), places.astype(np.int64)

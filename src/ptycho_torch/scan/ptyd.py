@@ -30,7 +30,7 @@ def _fact(file: H5File, name: str) -> NDArray[Any]:
             value = read_array(file, f"{group}/{name}", None, "iufb")
             if value.size and np.isfinite(value).all():
                 return value
-    raise ScanError(f"{file.path}: meta/{name}: expected numbers, found none")
+    raise ScanError(f"{file.path}: meta/{name}: missing, or not a number")
 
 
 def _optics(file: H5File) -> Optics:
@@ -66,7 +66,7 @@ def _chunks(file: H5File) -> tuple[list[str], tuple[int, ...]]:
     numbers = [n for n in file.names("chunks") if n.isdigit() and file.is_dataset(f"chunks/{n}/data")]
     groups = [f"chunks/{n}" for n in sorted(numbers, key=int)]
     if not groups:
-        raise ScanError(f"{file.path}: chunks: expected at least one with data, found none")
+        raise ScanError(f"{file.path}: chunks: none of them holds data")
     frame = tuple(file[f"{groups[0]}/data"].shape[1:])
     for group in groups:
         data = file[f"{group}/data"]
