@@ -7,15 +7,28 @@ Only what ``ptychopinn[dev]`` depends on, directly or not, for this platform. Co
 
 from __future__ import annotations
 
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-FILE = Path(__file__).resolve().parents[1] / "constraints.txt"
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "constraints.txt"
 PROJECT = "ptychopinn"
 EXTRAS = ("dev",)
+
+
+def wanted_by(name: str, extra: str) -> list[Requirement]:
+    """What a distribution depends on here, by itself (``extra`` empty) or with an extra."""
+    if name == PROJECT:  # what is installed of it may be older than the file
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        texts = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    else:
+        texts = distribution(name).requires or []
+    found = [Requirement(text) for text in texts]
+    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": extra})]
 
 
 def installed() -> dict[str, str]:
@@ -26,20 +39,17 @@ def installed() -> dict[str, str]:
     while todo:
         name, extra = todo.pop()
         try:
-            there = distribution(name)
+            if name != PROJECT:
+                found[name] = distribution(name).version.partition("+")[0]
+            wanted = wanted_by(name, extra)
         except PackageNotFoundError:
             continue  # an extra's, and not installed here
-        found[name] = there.version.partition("+")[0]
-        for text in there.requires or []:
-            wanted = Requirement(text)
-            if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
-                continue
-            for more in ("", *wanted.extras):
-                pair = (canonicalize_name(wanted.name), more)
+        for each in wanted:
+            for more in ("", *each.extras):
+                pair = (canonicalize_name(each.name), more)
                 if pair not in seen:
                     seen.add(pair)
                     todo.append(pair)
-    del found[PROJECT]
     return found
 
 
@@ -50,7 +60,7 @@ def main() -> None:
         if line.startswith("#"):
             above.append(line)
         elif line:
-            notes[canonicalize_name(line.partition("==")[0])] = above
+            notes[canonicalize_name(Requirement(line).name)] = above
             above = []
     head = "# The versions that the tests ran with; `pip install -c constraints.txt .` takes them. By .ci/constraints.py."
     lines = [head]

@@ -1,4 +1,6 @@
-"""Runs the notebooks and keeps what they print and draw: `make notebooks`, or `python docs/tools/notebooks.py NAME...`."""
+"""Runs the notebooks and keeps what they print and draw: `make notebooks`, or `python
+docs/tools/notebooks.py NAME...`.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ class TrainingConfig:
     frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
     equivariance_weight: float | None = opt(
         None,
-        "gridsize 1: weight of the equivariance loss: a moved copy of a prediction should be predicted again; default: 1 without overlap, else 0",
+        "gridsize 1: weight of the equivariance loss: a moved copy of a prediction should be predicted"
+        " again; default: 1 without overlap, else 0",
         ge=0,
     )
     realspace_weight: float = opt(0.0, "weight of the object's total variation", ge=0)
@@ -113,7 +114,8 @@ class TrainingConfig:
     # probe and scale
     probe: Literal["refine", "trainable", "fixed"] = opt(
         "refine",
-        "'refine': iterative sweeps on the frames, then trained slowly; 'trainable': only trained; 'fixed': kept as it is",
+        "'refine': iterative sweeps on the frames, then trained slowly; 'trainable': only trained;"
+        " 'fixed': kept as it is",
     )
     probe_sweeps: int = opt(30, "sweeps of probe refinement before training", ge=1, le=10_000)
     probe_learning_rate: float = opt(1e-3, "learning rate of the probe, relative to its maximum", ge=0)

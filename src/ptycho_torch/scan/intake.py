@@ -197,7 +197,8 @@ def _good_pixels(found: Found, whole: Cut, cut: Cut, where: str) -> NDArray[np.b
     name, shape = found.name("bad_pixels"), _edges(whole)
     if found.bad_pixels.shape != shape or found.bad_pixels.dtype.kind not in "biuf":
         raise ScanError(
-            f"{where}: {name}: expected a mask of shape {shape}, found {found.bad_pixels.dtype} {found.bad_pixels.shape}"
+            f"{where}: {name}: expected a mask of shape {shape}, found {found.bad_pixels.dtype}"
+            f" {found.bad_pixels.shape}"
         )
     bad = (found.bad_pixels != 0)[cut.rows, cut.columns]
     bad = bad.reshape(cut.size, cut.bin, cut.size, cut.bin).any((1, 3))  # a sum with a bad pixel is no sum

@@ -35,7 +35,9 @@ def product_beside(path: str | Path) -> Product:
 
 @FORMATS.register("ptychodus")
 class Ptychodus(ScanFormat):
-    """The layout above. Frames without a position, and positions without a frame, are left out and counted in the log."""
+    """The layout above. Frames without a position, and positions without a frame, are left out and counted
+    in the log.
+    """
 
     suffixes = (".h5", ".hdf5")
 

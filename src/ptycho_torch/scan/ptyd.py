@@ -1,7 +1,8 @@
 """ptypy's ``.ptyd`` files: chunks of frames with positions, as its documentation lays them out.
 
-``chunks/<k>/data`` (M, N, N) intensities, ``positions`` (M, 2) = (y, x) metres, ``weights`` like the data or empty, 0 where a
-pixel is bad; ``meta/`` or ``info/``: ``energy`` keV, ``distance`` and ``psize`` metres, ``weight2d``. They hold no probe.
+``chunks/<k>/data`` (M, N, N) intensities, ``positions`` (M, 2) = (y, x) metres, ``weights`` like the data
+or empty, 0 where a pixel is bad; ``meta/`` or ``info/``: ``energy`` keV, ``distance`` and ``psize`` metres,
+``weight2d``. They hold no probe.
 """
 
 from __future__ import annotations
