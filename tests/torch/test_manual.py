@@ -23,12 +23,14 @@ from typer.testing import CliRunner
 
 from keras_archives import Program, write_archive
 from ptycho_torch import generators
+from ptycho_torch.bundle import inspect_bundle
 from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.cli.app import app
 from ptycho_torch.compat.commands import inference_main, train_main
+from ptycho_torch.errors import ScanError
 from ptycho_torch.report import figures
-from ptycho_torch.result import save_reconstruction
-from ptycho_torch.scan import FORMATS, write_scan
+from ptycho_torch.result import load_reconstruction, save_reconstruction
+from ptycho_torch.scan import FORMATS, open_scan, write_scan
 from ptycho_torch.solvers import SOLVERS, RefineOptions
 from ptycho_torch.workflows.training import train
 
@@ -149,6 +151,21 @@ def test_what_a_page_shows_is_done(page: str, folder: Path) -> None:
         else:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(text, page, "exec"), module.__dict__)
+
+
+def test_what_contributing_adds_is_used_by_the_commands(folder: Path) -> None:
+    module = types.ModuleType(_MODULE)
+    sys.modules[_MODULE] = module
+    for kind, text in blocks("CONTRIBUTING.md"):
+        if kind == "python":
+            exec(compile(text, "CONTRIBUTING.md", "exec"), module.__dict__)
+    Path("scan.mine").write_bytes(b"MINE")
+    with pytest.raises(ScanError, match="zeros in all 9 frames"):  # it was read
+        open_scan("scan.mine", require_probe=False)
+    _run("ptychopinn train scan.npz -o mine --architecture mine --generator-options width=32 --probe fixed")
+    assert inspect_bundle("mine")["params"]["architecture"] == "mine"
+    _run("ptychopinn reconstruct scan.npz -o mine_image --refine 1 --engine mine")
+    assert load_reconstruction("mine_image/reconstruction.npz").solver == "mine"
 
 
 def test_pages_have_blocks() -> None:
