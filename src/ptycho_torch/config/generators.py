@@ -25,7 +25,7 @@ class UnrolledOptions:
         " for each iteration; bundles without this field have it",
     )
     unrolled_iterations: int = opt(
-        4, "unrolled: physics steps, each followed by its own network", ge=1, le=64
+        4, "unrolled: iterations, each of physics steps and a network", ge=1, le=64
     )
     unrolled_physics_steps: int | None = opt(
         None,
