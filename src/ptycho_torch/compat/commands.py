@@ -97,7 +97,7 @@ def train(
     execution = ExecutionConfig(progress=not quiet)
     _given(execution, accelerator=accelerator, num_workers=num_workers)
     if settings.train_data_file is None:
-        raise ConfigError("--train_data_file: expected a scan to train on, found none")
+        raise ConfigError("--train_data_file is required: the scan to train on")
     if logger not in ("csv", "none"):
         typer.echo(f"warning: --logger {logger} is not there; losses are in history.csv", err=True)
     from ptycho_torch.compat.jobs import run_cdi_example_torch
@@ -159,7 +159,7 @@ def inference(
     _given(execution, accelerator=accelerator, num_workers=num_workers)
     for flag, value in (("--model_path", settings.model_path), ("--test_data", settings.test_data_file)):
         if value is None:
-            raise ConfigError(f"{flag}: expected a path, found none")
+            raise ConfigError(f"{flag} is required: a path")
     if settings.backend != "pytorch":
         raise ConfigError(
             "backend: expected 'pytorch', found 'tensorflow'; install the TensorFlow program PtychoPINN for that. "

@@ -1,7 +1,8 @@
 """Figures, through matplotlib's objects alone: no pyplot, no global state, no display.
 
-Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round the circle, else
-``cividis`` like other maps; differences ``PuOr``. All are safe for colour-blind readers. Axes are scan coordinates in pixels, y downwards as in the arrays.
+Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round the circle, else ``cividis``
+like other maps; differences ``PuOr``. All are safe for colour-blind readers. Axes are scan coordinates in
+pixels, y downwards as in the arrays.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _recognised(path: Path) -> str:
     if named:  # its reader explains best what is wrong with the content
         return named[0]
     known = ", ".join(f"{name} ({' '.join(f.suffixes)})" for name, f in formats.items() if f.suffixes)
-    raise ScanError(f"{path}: expected a scan file of a known format, {known}; found none of them")
+    raise ScanError(f"{path}: not a scan file of a known format ({known}); --format NAME overrules")
 
 
 class Options(TypedDict, total=False):

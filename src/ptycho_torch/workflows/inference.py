@@ -42,7 +42,7 @@ __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
-_EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
+_EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
 """Factor on the sweeps that follow by themselves."""

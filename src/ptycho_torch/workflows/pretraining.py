@@ -47,7 +47,7 @@ def solver_config(solver: RegionSolver, size: int = _SIZE) -> ModelConfig:
     return ModelConfig(
         N=size,
         architecture="unrolled",
-        unrolled_form="region",
+        unrolled_form="settling" if solver.settles else "region",
         unrolled_iterations=solver.iterations,
         unrolled_physics_steps=solver.passes,
         unrolled_width=solver.width,

@@ -158,7 +158,7 @@ def reconstruct(
     scan: Scan | str | Path,
     model: str | Path | None = None,
     *,
-    sweeps: int = 7,
+    sweeps: int = 10,
     refine: int | None = None,
     withhold: float = 0.02,
     device: str | None = None,
