@@ -192,7 +192,8 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
     ((25, 16, 16), True, 'npz')
     """
     path = Path(path)
-    request = Request(**{k: Path(v) if k in _FILES and isinstance(v, str) else v for k, v in options.items()})  # type: ignore[arg-type]
+    given = {k: Path(v) if k in _FILES and isinstance(v, str) else v for k, v in options.items()}
+    request = Request(**given)  # type: ignore[arg-type]
     if request.measurement not in MEASUREMENTS:
         raise ScanError(
             f"{path}: measurement: expected one of {', '.join(MEASUREMENTS)}, found {request.measurement!r}"
