@@ -99,7 +99,7 @@ def tried(name: str, command: Command, out: Path, each: int, rng: random.Random)
     bad, count, resumed = problems(out), 0, 0
     for _ in range(each):
         if name == "train":
-            shutil.rmtree(out / "run")
+            shutil.rmtree(out / "run", ignore_errors=True)
         count += killed(command, rng.uniform(0.3, 1.0) * whole)
         bad += problems(out)
         if name == "train" and (out / "run" / "run.json").exists():
