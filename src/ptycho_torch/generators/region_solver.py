@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_torch.generators.unet import UNet
-from ptycho_torch.physics.projection import change_of
+from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
 __all__ = ["RegionFrames", "RegionSolver", "Solution"]
@@ -223,7 +223,7 @@ class _State:
         self._lines = shift_ramps(self.frames.fractions, self.size).unsqueeze(1)
         self._transform = torch.fft.fft2(self.probe)
         self.waves = torch.cat([self._probes(index) for index in self._chunks(self._all())])
-        power = (self.waves.real.square() + self.waves.imag.square()).sum(1)
+        power = intensity(self.waves)
         self.power = power
         self.illumination = put_patches(power, self.frames.corners, self.canvas, self.frames.owner)
         own = (self.probe.real.square() + self.probe.imag.square()).sum(1)
@@ -306,13 +306,12 @@ class _State:
             if not whole:
                 light = light + put_patches(self.power[index], corners, self.canvas, owner)
             if last:
-                squared = (change.real.square() + change.imag.square()).sum(1)
-                misfit = misfit + put_patches(squared, corners, self.canvas, owner)
+                misfit = misfit + put_patches(intensity(change), corners, self.canvas, owner)
             if probe:
                 pull = torch.fft.fft2(under.conj() * change) * self._lines[index].conj()
                 zeros = torch.zeros_like(self.probe)
                 moves = moves + zeros.index_add(0, owner, pull)
-                squared = under.real.square() + under.imag.square()
+                squared = intensity(under).unsqueeze(1)
                 bright = bright + squared.new_zeros(len(self.probe), 1, self.size, self.size).index_add(
                     0, owner, squared
                 )
@@ -327,7 +326,7 @@ class _State:
         for index in self._chunks(self._all()):
             under = crop_patches(self.obj, frames.corners[index], self.size, frames.owner[index]).unsqueeze(1)
             field = torch.fft.fft2(under * self.waves[index], norm="ortho")
-            power = (field.real.square() + field.imag.square()).sum(1, keepdim=True)
+            power = intensity(field).unsqueeze(1)
             if self.good is not None:
                 power = power * self.good
             seen = (power.sqrt() * self.measured[index]).sum((1, 2, 3))
