@@ -21,6 +21,7 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.solvers.residual import residual
+from ptycho_torch.workflows.solving import network_of, solve
 from star import epie
 
 
@@ -31,14 +32,17 @@ def ways(scan: Scan, sweeps: tuple[int, ...]) -> Iterator[tuple[str, Reconstruct
         began = time.monotonic()
         image = solver.solve(scan, None, RefineOptions(sweeps=count, tolerance=0.0))
         yield f"{count} sweeps", image, time.monotonic() - began
-    began = time.monotonic()
-    image = SOLVERS.get("learned")("cpu").solve(scan, None, LearnedOptions())
-    first = time.monotonic() - began
-    yield "learned", image, first
-    for count in sweeps:
+    network = network_of(None)
+    for iterations in (5, 10):
         began = time.monotonic()
-        more = solver.solve(scan, image, RefineOptions(sweeps=count, step=1.0, tolerance=0.0))
-        yield f"learned, then {count} sweeps", more, first + time.monotonic() - began
+        image = solve(scan, network, LearnedOptions(sweeps=iterations))
+        first = time.monotonic() - began
+        name = f"sweeps for the probe, learned {iterations}"
+        yield name, image, first
+        for count in sweeps:
+            began = time.monotonic()
+            more = solver.solve(scan, image, RefineOptions(sweeps=count, step=1.0, tolerance=0.0))
+            yield f"{name}, then {count} sweeps", more, first + time.monotonic() - began
 
 
 def scored(rec: Reconstruction, reference: Reference) -> dict[str, float]:
