@@ -6,7 +6,7 @@ mean is in its metadata, with a certificate of how far it was from torch when it
 
 from __future__ import annotations
 
-from ptycho_torch.export.forms import ExportOptions
+from ptycho_torch.config.exporting import ExportOptions
 from ptycho_torch.export.onnxfile import export_onnx, export_program
 
 __all__ = ["ExportOptions", "export_onnx", "export_program"]

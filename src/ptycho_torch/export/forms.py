@@ -13,30 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.config import opt
+from ptycho_torch.config.exporting import ExportOptions
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
 from ptycho_torch.model import Reconstructor
 from ptycho_torch.physics.patches import region_size
 
-__all__ = ["ExportOptions", "Form", "GroupForm", "ScanForm", "form_of"]
-
-
-@dataclass
-class ExportOptions:
-    """What an exported file is made for."""
-
-    frame_size: int | None = opt(
-        None, "edge of a frame, pixels; default: the model's, 64 for the one that ships", ge=16, le=1024, multiple_of=2
-    )
-    region: int = opt(192, "region solvers: edge of the region, pixels", ge=32, le=8192, multiple_of=2)
-    modes: int = opt(1, "region solvers: probe modes", ge=1, le=16)
-    subsets: int = opt(
-        4, "region solvers: parts in which frames change the object; a part holds frames that cover a point about three times", ge=1, le=8
-    )
-    iterations: int = opt(7, "region solvers: iterations", ge=1, le=64)
-    update_probe: bool = opt(True, "region solvers: whether the probe is solved for")
-    reach: float | None = opt(None, "groups of frames: largest offset from a group's mean, pixels; default: N / 4", gt=0)
+__all__ = ["Form", "GroupForm", "ScanForm", "form_of"]
 
 
 @dataclass(frozen=True)
@@ -149,15 +132,15 @@ def form_of(core: Reconstructor, options: ExportOptions) -> Form:
     return _groups(core, options) if solver is None else _scan(solver, core.config.N, options)
 
 
-_ORIENTATION = (
-    "axes (y, x): row, then column. Frames: zero frequency at pixel [N//2, N//2]. Last axis of size 2: real and imaginary part"
-)
+_ORIENTATION = "axes (y, x): row, then column. Frames: zero frequency at pixel [N//2, N//2]. Last axis of size 2: real and imaginary part"
 
 
 def _scan(solver: RegionSolver, size: int, options: ExportOptions) -> Form:
     size = options.frame_size or size
     if options.region < size + 2:
-        raise ConfigError(f"region: expected at least {size + 2} for frames of {size} pixels, found {options.region}")
+        raise ConfigError(
+            f"region: expected at least {size + 2} for frames of {size} pixels, found {options.region}"
+        )
     modes, side = options.modes, options.region
     return Form(
         "scan",
@@ -192,7 +175,9 @@ def _groups(core: Reconstructor, options: ExportOptions) -> Form:
     config = core.config
     size, members = config.N, config.gridsize**2
     if options.frame_size not in (None, size):
-        raise ConfigError(f"frame_size: expected {size}, which this model was trained for, found {options.frame_size}")
+        raise ConfigError(
+            f"frame_size: expected {size}, which this model was trained for, found {options.frame_size}"
+        )
     reach = options.reach or size / 4
     region = None
     if config.architecture != "cnn" and members > 1:
@@ -229,7 +214,13 @@ def _example_scan(count: int, seed: int, size: int, side: int, modes: int) -> tu
     positions = low + (high - low) * torch.rand(count, 2, generator=source)
     probe = _curved(size, modes)
     frames = _diffracted(positions, probe, source)
-    return frames, positions, torch.view_as_real(probe), torch.ones(size, size, dtype=torch.bool), torch.tensor(0.5)
+    return (
+        frames,
+        positions,
+        torch.view_as_real(probe),
+        torch.ones(size, size, dtype=torch.bool),
+        torch.tensor(0.5),
+    )
 
 
 def _example_groups(
@@ -240,7 +231,9 @@ def _example_groups(
     offsets = offsets - offsets.mean(1, keepdim=True)
     middles = 100 * torch.rand(count, 1, 2, generator=source)
     waves = torch.view_as_complex(probe)
-    frames = _diffracted((middles + offsets).flatten(0, 1), waves, source, power=(scale * waves.shape[-1] / 2) ** 2)
+    frames = _diffracted(
+        (middles + offsets).flatten(0, 1), waves, source, power=(scale * waves.shape[-1] / 2) ** 2
+    )
     return frames.unflatten(0, (count, members)), offsets.unsqueeze(2), probe
 
 
@@ -258,7 +251,9 @@ def _diffracted(positions: Tensor, probe: Tensor, source: torch.Generator, power
     axis = torch.arange(size) - size // 2
     x, y = (positions[:, i, None] + axis for i in (0, 1))
     x, y = x[:, None, :] / 7, y[:, :, None] / 7
-    patch = torch.polar(0.8 + 0.2 * x.cos() * (1.3 * y).cos(), 0.6 * (0.7 * x - y).sin() + 0.4 * (0.3 * x * y / 7).cos())
+    patch = torch.polar(
+        0.8 + 0.2 * x.cos() * (1.3 * y).cos(), 0.6 * (0.7 * x - y).sin() + 0.4 * (0.3 * x * y / 7).cos()
+    )
     field = torch.fft.fftshift(torch.fft.fft2(patch[:, None] * probe, norm="ortho"), dim=(-2, -1))
     intensity = field.abs().square().sum(1)
     return torch.poisson(intensity * (power / intensity.sum((1, 2)).mean()), generator=source).sqrt()

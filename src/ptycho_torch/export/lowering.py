@@ -64,9 +64,7 @@ class Context:
         """Return a shape, of numbers and of sizes that are known when the graph runs."""
         if not any(isinstance(size, str) for size in sizes):
             return self.w.ints(sizes)
-        return self.w.op(
-            "Concat", *(s if isinstance(s, str) else self.w.ints([s]) for s in sizes), axis=0
-        )
+        return self.w.op("Concat", *(s if isinstance(s, str) else self.w.ints([s]) for s in sizes), axis=0)
 
     def shape(self, sizes: Sequence[Any]) -> str:
         """Return a shape for ``Reshape``, which works out one size that is not known."""
@@ -77,8 +75,9 @@ class Context:
 
 
 def _is_complex(value: Any) -> bool:
-    return isinstance(value, Pair) or isinstance(value, complex) or (
-        isinstance(value, Tensor) and value.is_complex()
+    return (
+        isinstance(value, (Pair, complex))
+        or (isinstance(value, Tensor) and value.is_complex())
     )
 
 
@@ -118,21 +117,44 @@ def lower(graph: fx.Graph, values: dict[str, Any], writer: Writer) -> list[Any]:
     for node in graph.nodes:
         if node.op == "placeholder":
             continue
+        if node.op == "get_attr":
+            known[node.name] = getattr(graph.owning_module, node.target)
+            continue
         arguments = fx.map_arg((node.args, node.kwargs), lambda n: known[n.name])
         if node.op == "output":
             return list(arguments[0][0])
         context.node = node
         known[node.name] = _computed(context, node, *arguments)
+        if _name(node.target).split(".")[-2:][0].endswith("_") and isinstance(node.args[0], fx.Node):
+            known[node.args[0].name] = known[node.name]  # an operator that changes its first argument
     raise AssertionError("a graph without output")
 
 
 def _computed(context: Context, node: fx.Node, args: Any, kwargs: Any) -> Any:
     name = _name(node.target)
-    if not _holds(context.w, (args, kwargs)) and name != "aten.unfold.default":  # whose windows are too many to store
+    if name == "wrap_with_autocast":
+        return _inside(context, *args)
+    if name == "getitem" and isinstance(args[0], list):
+        return args[0][args[1]]
+    if (
+        not _holds(context.w, (args, kwargs)) and name != "aten.unfold.default"
+    ):  # whose windows are too many to store
         return node.target(*args, **kwargs)  # type: ignore[operator]
     if name not in RULES:
         raise ConfigError(f"{name}: this model uses an operator that cannot be written as ONNX")
     return RULES[name](context, *args, **kwargs)
+
+
+def _inside(
+    context: Context, device: str, dtype: Any, enabled: bool, cache: Any, part: Any, *args: Any
+) -> Any:
+    """A part of a program in which torch may choose the type of numbers; written where it does not."""
+    if enabled:
+        raise ConfigError(
+            "autocast: a model that computes in bfloat16 cannot be written as ONNX; turn that off"
+        )
+    places = [node.name for node in part.graph.nodes if node.op == "placeholder"]
+    return lower(part.graph, dict(zip(places, args, strict=True)), context.w)
 
 
 def _name(target: Any) -> str:
@@ -164,24 +186,42 @@ def _whole(kind: str) -> Rule:
     return write
 
 
-for _function, _kind in ((operator.add, "Add"), (operator.sub, "Sub"), (operator.mul, "Mul"), (operator.floordiv, "Div")):
+for _function, _kind in (
+    (operator.add, "Add"),
+    (operator.sub, "Sub"),
+    (operator.mul, "Mul"),
+    (operator.floordiv, "Div"),
+):
     RULES[_function.__name__] = _whole(_kind)
 
 
 @rule(
-    "aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default",
-    "aten.lift_fresh_copy.default", "aten.dropout.default",
+    "aten.clone.default",
+    "aten.detach.default",
+    "aten.alias.default",
+    "aten.contiguous.default",
+    "aten.lift_fresh_copy.default",
+    "aten.dropout.default",
 )
 def _same(c: Context, x: Any, *_: Any, **__: Any) -> Any:
     return x
 
 
-@rule("aten._assert_tensor_metadata.default", "aten.sym_constrain_range_for_size.default", "aten._assert_scalar.default", "eq", "ge", "le", "gt", "lt")
+@rule(
+    "aten._assert_tensor_metadata.default",
+    "aten.sym_constrain_range_for_size.default",
+    "aten._assert_scalar.default",
+    "eq",
+    "ge",
+    "le",
+    "gt",
+    "lt",
+)
 def _nothing(c: Context, *_: Any, **__: Any) -> None:
     return None
 
 
-@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout")
+@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device")
 def _cast(c: Context, x: Any, *_: Any, **__: Any) -> Any:
     kind = c.fake().dtype
     if kind.is_complex:
@@ -204,6 +244,11 @@ def _elementwise(kind: str) -> Rule:
 
 
 RULES["aten.add.Tensor"], RULES["aten.sub.Tensor"] = _elementwise("Add"), _elementwise("Sub")
+
+
+@rule("aten.rsub.Scalar")
+def _subtracted(c: Context, x: Any, y: float, alpha: float = 1) -> Any:
+    return RULES["aten.sub.Tensor"](c, y, x, alpha)
 
 
 @rule("aten.mul.Tensor")
@@ -327,9 +372,7 @@ def _complex(c: Context, re: Any, im: Any) -> Pair:
 @rule("aten.polar.default")
 def _polar(c: Context, modulus: Any, angle: Any) -> Pair:
     modulus, angle = c.real(modulus), c.real(angle)
-    return Pair(
-        c.w.op("Mul", modulus, c.w.op("Cos", angle)), c.w.op("Mul", modulus, c.w.op("Sin", angle))
-    )
+    return Pair(c.w.op("Mul", modulus, c.w.op("Cos", angle)), c.w.op("Mul", modulus, c.w.op("Sin", angle)))
 
 
 @rule("aten.view_as_complex.default")
@@ -373,6 +416,31 @@ def _expand(c: Context, x: Any, sizes: Sequence[Any], **_: Any) -> Any:
     return c.w.both("Expand", c.value(x), c.sizes([1 if size == -1 else size for size in sizes]))
 
 
+@rule("aten.expand_as.default")
+def _expand_as(c: Context, x: Any, other: Any) -> Any:
+    return c.w.both("Expand", c.value(x), c.w.op("Shape", other.re if isinstance(other, Pair) else other))
+
+
+@rule("aten.flatten.using_ints")
+def _flatten(c: Context, x: Any, start: int = 0, end: int = -1) -> Any:
+    return _reshaped(c, x)
+
+
+@rule("aten.unflatten.int")
+def _unflatten(c: Context, x: Any, dim: int, sizes: Sequence[int]) -> Any:
+    return _reshaped(c, x)
+
+
+def _reshaped(c: Context, x: Any) -> Any:
+    """To the shape that torch knows of the result, of which one size may be open."""
+    sizes = [int(n) if isinstance(n, int) else -1 for n in c.fake().shape]
+    if sizes.count(-1) > 1:
+        raise ConfigError(
+            f"{_name(c.node.target)}: a shape with several open sizes cannot be written as ONNX"
+        )
+    return c.w.both("Reshape", c.value(x), c.w.ints(sizes))
+
+
 @rule("aten.unsqueeze.default")
 def _unsqueeze(c: Context, x: Any, dim: int) -> Any:
     return c.w.both("Unsqueeze", c.value(x), c.w.ints([dim]))
@@ -395,15 +463,27 @@ def _transpose(c: Context, x: Any, first: int, second: int) -> Any:
     return c.w.both("Transpose", c.value(x), perm=order)
 
 
+@rule("aten.mT.default")
+def _matrix_transpose(c: Context, x: Any) -> Any:
+    return _transpose(c, x, -2, -1)
+
+
 @rule("aten.select.int")
 def _select(c: Context, x: Any, dim: int, index: Any) -> Any:
     return c.w.both("Gather", c.value(x), c.w.constant(index, np.int64), axis=dim)
 
 
+@rule("aten.unbind.int")
+def _unbind(c: Context, x: Any, dim: int = 0) -> list[Any]:
+    return [_select(c, x, dim, index) for index in range(c.fake(0).shape[dim])]
+
+
 @rule("aten.slice.Tensor")
 def _slice(c: Context, x: Any, dim: int = 0, start: Any = 0, end: Any = None, step: int = 1) -> Any:
     largest = np.iinfo(np.int64).max
-    bounds = [b if isinstance(b, str) else c.w.ints([b]) for b in (start or 0, largest if end is None else end)]
+    bounds = [
+        b if isinstance(b, str) else c.w.ints([b]) for b in (start or 0, largest if end is None else end)
+    ]
     return c.w.both("Slice", c.value(x), *bounds, c.w.ints([dim]), c.w.ints([step]))
 
 
@@ -417,9 +497,7 @@ def _cat(c: Context, parts: Sequence[Any], dim: int = 0) -> Any:
 
 @rule("aten.stack.default")
 def _stack(c: Context, parts: Sequence[Any], dim: int = 0) -> Any:
-    return c.w.op(
-        "Concat", *(c.w.op("Unsqueeze", c.real(p), c.w.ints([dim])) for p in parts), axis=dim
-    )
+    return c.w.op("Concat", *(c.w.op("Unsqueeze", c.real(p), c.w.ints([dim])) for p in parts), axis=dim)
 
 
 @rule("aten.flip.default")
@@ -464,7 +542,9 @@ def _filled(value: float | None) -> Rule:
     def write(c: Context, first: Any, *rest: Any, **_: Any) -> Any:
         """Of the node's own shape, whose open sizes come from the arguments."""
         made, fill = c.fake(), value
-        sizes = next((a for a in (first, *rest) if isinstance(a, list | tuple) and not isinstance(a, Pair)), None)
+        sizes = next(
+            (a for a in (first, *rest) if isinstance(a, list | tuple) and not isinstance(a, Pair)), None
+        )
         if fill is None:
             fill = next(a for a in rest if isinstance(a, int | float))
         if sizes is None:
@@ -489,7 +569,10 @@ for _aten, _fill in (("new_zeros", 0.0), ("new_ones", 1.0), ("new_full", None)):
 @rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
 def _arange(c: Context, *bounds: Any, **_: Any) -> Any:
     start, end, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}[len(bounds)]
-    ends = [c.w.op("Squeeze", v, c.w.ints([0])) if isinstance(v, str) else c.w.constant(v, np.int64) for v in (start, end, step)]
+    ends = [
+        c.w.op("Squeeze", v, c.w.ints([0])) if isinstance(v, str) else c.w.constant(v, np.int64)
+        for v in (start, end, step)
+    ]
     made = c.w.op("Range", *ends)
     return made if c.fake().dtype == torch.int64 else c.w.op("Cast", made, to=1)
 
@@ -600,7 +683,9 @@ def _conv2d(
     inputs = [x, c.real(weight), *([] if bias is None else [c.real(bias)])]
     if isinstance(padding, str):
         around = {"valid": "VALID", "same": "SAME_UPPER"}[padding]
-        return c.w.op("Conv", *inputs, strides=list(stride), auto_pad=around, dilations=list(dilation), group=groups)
+        return c.w.op(
+            "Conv", *inputs, strides=list(stride), auto_pad=around, dilations=list(dilation), group=groups
+        )
     pads = [*padding, *padding]
     return c.w.op("Conv", *inputs, strides=list(stride), pads=pads, dilations=list(dilation), group=groups)
 
@@ -639,7 +724,9 @@ def _max_pool(c: Context, x: str, size: Sequence[int], stride: Sequence[int] = (
 def _upsample(c: Context, x: str, sizes: Any, *more: Any) -> Any:
     linear = "bilinear" in str(c.node.target)
     wanted = c.w.ints(c.fake().shape[-2:])
-    shape = c.w.op("Concat", c.w.op("Slice", c.w.op("Shape", x), c.w.ints([0]), c.w.ints([2])), wanted, axis=0)
+    shape = c.w.op(
+        "Concat", c.w.op("Slice", c.w.op("Shape", x), c.w.ints([0]), c.w.ints([2])), wanted, axis=0
+    )
     how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     if not linear:
         how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

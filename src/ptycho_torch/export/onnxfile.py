@@ -28,8 +28,9 @@ from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.rebuild import load_model
 from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.config import validate
+from ptycho_torch.config.exporting import ExportOptions
 from ptycho_torch.errors import ConfigError, DependencyError, TrainingError, brief
-from ptycho_torch.export.forms import ExportOptions, Form, form_of
+from ptycho_torch.export.forms import Form, form_of
 from ptycho_torch.export.lowering import lower
 from ptycho_torch.export.onnxwriter import OPSET, Pair, Writer, need_onnx
 from ptycho_torch.files import require_new, write_bytes_atomic
@@ -143,7 +144,11 @@ def _opened(
         "notes": form.notes,
         "options": asdict(options),
         "model": {"bundle": path.name, "sha256": digest, "version": version},
-        "versions": {"ptychopinn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "ptychopinn": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
 
 
@@ -176,10 +181,11 @@ def _captured(form: Form) -> ExportedProgram:
     )
     with torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(form.module, example, dynamic_shapes=shapes, strict=False)
-            return program.run_decompositions({})
+            return torch.export.export(form.module, example, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever torch meets in a model of somebody else's
-            raise ConfigError(f"this model cannot be captured by torch.export: {brief(error, 400)}") from error
+            raise ConfigError(
+                f"this model cannot be captured by torch.export: {brief(error, 400)}"
+            ) from error
 
 
 def _written(form: Form, program: ExportedProgram) -> tuple[Any, list[str]]:
@@ -201,11 +207,13 @@ def _written(form: Form, program: ExportedProgram) -> tuple[Any, list[str]]:
             held = program.state_dict if spec.target in program.state_dict else program.constants
             values[key] = held[str(spec.target)]
     found = lower(program.graph, values, writer)
-    results = [node for node in program.graph.nodes if node.op == "output"][0].args[0]
+    results = next(node for node in program.graph.nodes if node.op == "output").args[0]
     outputs = []
     for name, value, node in zip(form.outputs, found, results, strict=True):
         if isinstance(value, Pair | Tensor):
-            raise ConfigError(f"{name}: a result that is complex, or the same for all frames, cannot be exported")
+            raise ConfigError(
+                f"{name}: a result that is complex, or the same for all frames, cannot be exported"
+            )
         shape = [int(n) if isinstance(n, int) else form_size(form) for n in node.meta["val"].shape]
         outputs.append((writer.output(name, value), node.meta["val"].dtype, shape))
     return writer.model(inputs, outputs, form.defaults), list(form.inputs)
@@ -219,7 +227,11 @@ def form_size(form: Form) -> str:
 def _describe(model: Any, about: Mapping[str, Any]) -> None:
     """Put the metadata into a model: one JSON text, and what people look for under a name of its own."""
     onnx = need_onnx()
-    shown = {"ptychopinn": json.dumps(about), "form": about["form"], "orientation": about["notes"]["orientation"]}
+    shown = {
+        "ptychopinn": json.dumps(about),
+        "form": about["form"],
+        "orientation": about["notes"]["orientation"],
+    }
     onnx.helper.set_model_props(model, shown)
 
 
@@ -278,12 +290,23 @@ def _replayed(data: bytes, names: list[str], cases: list[tuple[Tensor, ...]]) ->
             for name, value in zip(names, case, strict=True)
         }
         np.savez(given, **stored)  # type: ignore[arg-type]
-        line = [sys.executable, "-I", str(Path(__file__).with_name("replay.py")), str(model), str(given), str(results)]
+        line = [
+            sys.executable,
+            "-I",
+            str(Path(__file__).with_name("replay.py")),
+            str(model),
+            str(given),
+            str(results),
+        ]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = brief(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode, 400)
+            reason = brief(
+                done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode, 400
+            )
             if "onnxruntime" in reason and "ModuleNotFound" in reason:
-                raise DependencyError(f"comparing needs onnxruntime ({reason}): pip install 'ptychopinn[onnx]'")
+                raise DependencyError(
+                    f"comparing needs onnxruntime ({reason}): pip install 'ptychopinn[onnx]'"
+                )
             raise TrainingError(f"onnxruntime does not run the exported file: {reason}")
         with np.load(results) as outputs:
             return {key: outputs[key] for key in outputs}
