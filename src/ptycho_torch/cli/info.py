@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["add_to", "blocks"]
 
@@ -136,9 +137,11 @@ def _result_rows(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _image(content: Any, kind: str) -> NDArray[Any]:
     """What the terminal shows: the phase of an object, or the mean frame on a logarithmic scale."""
+    import numpy as np
+
     if kind == "result":
         measured = content.measured()
-        turn = np.vdot(np.ones(1), np.sum(content.object * content.weight).reshape(1))
+        turn = np.sum(content.object * content.weight)
         phase = np.angle(content.object * np.conj(turn))
         rows, columns = np.flatnonzero(measured.any(1)), np.flatnonzero(measured.any(0))
         return np.where(measured, phase, phase[measured].min())[
@@ -154,9 +157,12 @@ def blocks(image: NDArray[Any], width: int = 48) -> str:
 
     Examples
     --------
+    >>> import numpy as np
     >>> print(blocks(np.array([[0.0, 1.0], [0.0, 0.0]]), width=2))
     █▄
     """
+    import numpy as np
+
     step = max(1, -(-image.shape[1] // width))
     height, across = (edge // step * step for edge in image.shape)
     small = image[:height, :across].reshape(height // step, step, across // step, step).mean((1, 3))
