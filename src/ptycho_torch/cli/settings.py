@@ -20,7 +20,7 @@ __all__ = ["ConfigOption", "PrintConfigFlag", "apply_file", "print_config"]
 logger = logging.getLogger(__name__)
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with any of the fields below.", show_default=False)
+    Path | None, typer.Option("--config", help="YAML file with any of the options below.", show_default=False)
 ]
 PrintConfigFlag = Annotated[
     bool,
