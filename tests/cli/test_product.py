@@ -44,7 +44,12 @@ def test_completion_names_the_commands(shell: str) -> None:
     if shell == "fish":
         environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "re"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, timeout=120
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
     )
     assert "reconstruct" in done.stdout, done.stderr
     assert "evaluate" not in done.stdout

@@ -31,7 +31,7 @@ _NOT_FLAGS = (
 @guarded
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
-    (ExecutionConfig, "Execution", ("progress", "num_workers")),
+    (ExecutionConfig, "Execution", ("progress", "num_workers", "logger")),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(

@@ -28,7 +28,7 @@ class ExportOptions:
         ge=1,
         le=8,
     )
-    iterations: int = opt(7, "region solvers: iterations", ge=1, le=64)
+    iterations: int = opt(10, "region solvers: iterations; 10 is what reconstruct takes", ge=1, le=64)
     update_probe: bool = opt(True, "region solvers: whether the probe is solved for")
     reach: float | None = opt(
         None, "groups of frames: largest offset from a group's mean, pixels; default: N / 4", gt=0

@@ -75,10 +75,7 @@ class Context:
 
 
 def _is_complex(value: Any) -> bool:
-    return (
-        isinstance(value, (Pair, complex))
-        or (isinstance(value, Tensor) and value.is_complex())
-    )
+    return isinstance(value, (Pair, complex)) or (isinstance(value, Tensor) and value.is_complex())
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

@@ -25,7 +25,9 @@ def call(*arguments: object, code: int = 0) -> Any:
 
 def scan_file(folder: Path, measurement: str, step: float = 6.0) -> Path:
     obj = make_object("grf", 96, 0)
-    made = simulate_scan(obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=step), photons=1e4)
+    made = simulate_scan(
+        obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=step), photons=1e4
+    )
     write_scan(made, folder / "scan.npz", measurement=measurement)
     return folder / "scan.npz"
 
@@ -55,7 +57,9 @@ def test_the_words_say_why_and_what_next_and_a_picture_is_drawn(tmp_path: Path) 
 
 def test_a_result_and_its_folder(tmp_path: Path) -> None:
     image = np.exp(1j * np.linspace(0, 1, 30 * 20)).reshape(30, 20)
-    rec = Reconstruction(image, np.ones((30, 20)), np.zeros(2), np.zeros((4, 2)), np.ones((1, 8, 8)), solver="epie")
+    rec = Reconstruction(
+        image, np.ones((30, 20)), np.zeros(2), np.zeros((4, 2)), np.ones((1, 8, 8)), solver="epie"
+    )
     save_reconstruction(rec, tmp_path / "reconstruction.npz")
     for path in (tmp_path, tmp_path / "reconstruction.npz"):
         facts = json.loads(call("info", path, "--json").stdout)
