@@ -82,6 +82,13 @@ def test_train_prints_its_configuration() -> None:
     assert shown["learning_rate"] == 2e-4
 
 
+def test_pretraining_has_the_same_loader(tmp_path: Path) -> None:
+    given = call("pretrain", "--print-config", "--steps", "7").stdout
+    (tmp_path / "c.yaml").write_text(given)
+    again = call("pretrain", "--config", tmp_path / "c.yaml", "--print-config", "--seed", "3").stdout
+    assert yaml.safe_load(again) == yaml.safe_load(given) | {"seed": 3}
+
+
 def test_a_piped_table_cuts_nothing(tmp_path: Path) -> None:
     deep = tmp_path / ("long" * 30)
     deep.mkdir()

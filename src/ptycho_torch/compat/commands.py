@@ -74,10 +74,7 @@ def train(
     num_workers: WorkersFlag = None,
     inference_batch_size: InferenceBatchFlag = None,
     logger: Annotated[
-        str,
-        typer.Option(
-            "--logger", help="'csv', 'none', 'tensorboard' or 'mlflow'; history.csv is written in any case."
-        ),
+        str, typer.Option("--logger", help="'csv' or 'none'; history.csv is written in any case.")
     ] = "csv",
     do_stitching: Annotated[
         bool, typer.Option("--do_stitching/--no-do_stitching", help="Reconstruct after training.")
@@ -101,9 +98,7 @@ def train(
     _given(execution, accelerator=accelerator, num_workers=num_workers)
     if settings.train_data_file is None:
         raise ConfigError("--train_data_file is required: the scan to train on")
-    if logger in ("tensorboard", "mlflow"):
-        _given(execution, logger=logger)
-    elif logger not in ("csv", "none"):
+    if logger not in ("csv", "none"):
         typer.echo(f"warning: --logger {logger} is not there; losses are in history.csv", err=True)
     from ptycho_torch.compat.jobs import run_cdi_example_torch
     from ptycho_torch.scan import open_scan
