@@ -8,13 +8,14 @@ CPU time on one thread, so that other programs on the machine count for little.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from harness import machine
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
@@ -47,10 +48,7 @@ def measured(size: int, step: float, edge: int) -> dict[str, float]:
     for name, kind, solver in (("sweep", RefineOptions, "epie"), ("iteration", LearnedOptions, "learned")):
         engine = SOLVERS.get(solver)("cpu")
         engine.solve(scan, None, kind(sweeps=1))
-        few, many = (
-            cpu_seconds(lambda n=n: engine.solve(scan, None, kind(sweeps=n)))  # type: ignore[misc]
-            for n in (2, 8)
-        )
+        few, many = (cpu_seconds(partial(engine.solve, scan, None, kind(sweeps=n))) for n in (2, 8))
         found[name] = (many - few) / 6 / scan.n_frames / one
     return found
 
@@ -62,8 +60,7 @@ def main() -> None:
         json.dumps(
             {
                 "command": "python benchmarks/info_cost.py",
-                "torch": torch.__version__,
-                "machine": platform.processor() or platform.machine(),
+                "machine": machine(),
                 "seeds": [0],
                 "rows": rows,
             },

@@ -85,8 +85,14 @@ def _compared(about: dict[str, Any]) -> dict[str, Any]:
     certificate = about.get("certificate")
     if certificate is None:
         return {}
-    worst = max(certificate["largest_difference"].values())
-    return {"difference from torch": f"{worst:.1e} of the largest value, over {certificate['frames']} frames"}
+    worst, rounding = max(certificate["largest_difference"].values()), certificate["rounding"]
+    shown = {
+        "difference from torch": f"{worst:.1e} of the largest value, over {certificate['frames']} frames"
+    }
+    if rounding is not None:
+        text = f"{rounding['onnx']:.1e} in the file, {rounding['torch']:.1e} in torch"
+        shown["rounding decides in this model"] = text
+    return shown
 
 
 def add_to(app: typer.Typer) -> None:

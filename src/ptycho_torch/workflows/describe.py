@@ -23,7 +23,7 @@ from ptycho_torch.workflows.solving import polishing, starts_flat, with_probe
 
 __all__ = ["Described", "describe", "plan_of"]
 
-_TRANSFORMS: Final = {"sweep": 8.0, "iteration": 25.0}
+_TRANSFORMS: Final = {"sweep": 15.0, "iteration": 60.0}
 """Cost of a frame in one of :mod:`~ptycho_torch.solvers.epie`'s sweeps, and in one iteration of the learned solver,
 in Fourier transforms of a frame. Measured with benchmarks/info_cost.py on one thread."""
 _TILE_BYTES: Final = 60

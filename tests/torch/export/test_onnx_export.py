@@ -164,9 +164,29 @@ def test_what_differs_is_not_written(
 ) -> None:
     monkeypatch.setattr(onnxfile, "_captured", lambda form: exported[2])
     monkeypatch.setattr(onnxfile, "TOLERANCE", 0.0)
+    replayed = onnxfile._replayed
+    monkeypatch.setattr(
+        onnxfile,
+        "_replayed",
+        lambda *a: {k: v if v.dtype.kind == "U" else v * 1.001 for k, v in replayed(*a).items()},
+    )
     with pytest.raises(TrainingError, match="nothing was written"):
         export_onnx(tmp_path / "new.onnx", exported[0].with_name("wts.h5.zip"), SMALL, frames=8)
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_where_rounding_decides_the_certificate_says_so(
+    exported: tuple[Path, dict[str, Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tolerance at all, so that what counts is whether the file is as exact as torch."""
+    monkeypatch.setattr(onnxfile, "_captured", lambda form: exported[2])
+    monkeypatch.setattr(onnxfile, "TOLERANCE", 0.0)
+    about = export_onnx(tmp_path / "new.onnx", exported[0].with_name("wts.h5.zip"), SMALL, frames=8)
+    certificate = about["certificate"]
+    assert certificate["within_tolerance"] is False
+    assert 0 < certificate["rounding"]["onnx"] < 1e-4
+    assert exported[1]["certificate"]["within_tolerance"] is True
+    assert exported[1]["certificate"]["rounding"] is None
 
 
 def test_an_operator_without_a_rule_is_named(
