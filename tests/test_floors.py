@@ -28,6 +28,7 @@ FLOORS = (
     "compat.parameters",
     "scan",
     "result",
+    "napari",
     "simulation",
     "evaluation",
     "report",
