@@ -19,7 +19,7 @@ from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import LearnedOptions
 from ptycho_torch.solvers.start import flat_start
-from ptycho_torch.workflows.solving import polishing, starts_flat, with_probe
+from ptycho_torch.workflows.solving import PROBE_FRAMES, PROBE_SWEEPS, polishing, starts_flat, with_probe
 
 __all__ = ["Described", "describe", "plan_of"]
 
@@ -173,14 +173,24 @@ def plan_of(scan: Scan) -> dict[str, Any]:
     """
     flat, learned = starts_flat(scan), LearnedOptions()
     sweeps = polishing(flat).sweeps
-    first = "a flat object" if flat else f"the pretrained solver, {learned.sweeps} iterations"
+    frame = _TRANSFORMS["sweep"] * sweeps
+    steps = [f"{sweeps} iterative sweeps"]
+    if flat:
+        steps.insert(0, "a flat object")
+    else:
+        share = min(1.0, PROBE_FRAMES / scan.n_frames)
+        frame += _TRANSFORMS["iteration"] * learned.sweeps + _TRANSFORMS["sweep"] * PROBE_SWEEPS * share
+        found = [
+            f"{PROBE_SWEEPS} sweeps for the probe",
+            f"{learned.sweeps} iterations of the pretrained solver",
+        ]
+        steps = found + steps
     modes = max(1, scan.n_modes)
-    transforms = sweeps * _TRANSFORMS["sweep"] + (0 if flat else learned.sweeps * _TRANSFORMS["iteration"])
-    seconds = transforms * scan.n_frames * modes * _seconds_of_transform(scan.N)
+    seconds = frame * scan.n_frames * modes * _seconds_of_transform(scan.N)
     tile = min(learned.tile_pixels, scan.n_frames * scan.N**2 * modes)
     height, width = flat_start(with_probe(scan)).object.shape
     return {
-        "steps": [first, f"{sweeps} iterative sweeps"],
+        "steps": steps,
         "seconds": float(f"{seconds:.2g}"),
         "bytes": int(float(f"{_PROGRAM_BYTES + _TILE_BYTES * tile + _CANVAS_BYTES * height * width:.2g}")),
         "command": f"ptychopinn reconstruct {Path(scan.source.path).name if scan.source else 'SCAN'}",
