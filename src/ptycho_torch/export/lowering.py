@@ -724,7 +724,7 @@ def _upsample(c: Context, x: str, sizes: Any, *more: Any) -> Any:
     shape = c.w.op(
         "Concat", c.w.op("Slice", c.w.op("Shape", x), c.w.ints([0]), c.w.ints([2])), wanted, axis=0
     )
-    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     if not linear:
         how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     elif more and more[0] is True:
