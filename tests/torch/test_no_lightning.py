@@ -45,6 +45,8 @@ def test_a_process_that_loads_a_model_imports_neither_lightning_nor_matplotlib()
         "load_inference_bundle(sys.argv[1]);"
         "print(sorted({'lightning', 'matplotlib', 'torchmetrics', 'skimage'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"

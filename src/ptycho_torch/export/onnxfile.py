@@ -278,9 +278,7 @@ def _certificate(form: Form, model: Any, names: list[str], frames: int) -> dict[
     }
 
 
-def _rounding(
-    form: Form, cases: list[tuple[Tensor, ...]], found: list[NDArray[Any]]
-) -> dict[str, Any]:
+def _rounding(form: Form, cases: list[tuple[Tensor, ...]], found: list[NDArray[Any]]) -> dict[str, Any]:
     """How far onnxruntime and torch in float32 are from torch in float64, as root mean squares of the objects.
 
     Where a model is asked for the phase of a field that is nearly zero, rounding decides, whoever computes.
