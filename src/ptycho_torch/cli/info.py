@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +64,8 @@ def info(
         facts["files"] = {"figure": str(picture)}
     rows = {"scan": _scan_rows, "bundle": _bundle_rows, "result": _result_rows}[found.kind](facts)
     console.finish(facts, rows, f"{found.kind.capitalize()}: {file.name or file}")
-    if sys.stdout.isatty() and not console.silent and found.content is not None:
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    if colours and not console.silent and found.content is not None:
         content: Any = found.content
         typer.echo(blocks(_image(content, found.kind)))
     console.files({"figure": picture} if "files" in facts and picture is not None else {})
@@ -153,25 +155,32 @@ def _image(content: Any, kind: str) -> NDArray[Any]:
 
 
 def blocks(image: NDArray[Any], width: int = 48) -> str:
-    """Return a gray image (H, W) as text: two rows of pixels a line, ``width`` columns at most.
+    """Return a real image (H, W) for a terminal of 256 colours: two rows of gray pixels a line.
+
+    ``width``: columns at most. What is not finite is black.
 
     Examples
     --------
     >>> import numpy as np
-    >>> print(blocks(np.array([[0.0, 1.0], [0.0, 0.0]]), width=2))
-    █▄
+    >>> blocks(np.array([[0.0], [1.0]]))
+    '\\x1b[38;5;232;48;5;255m▀\\x1b[0m'
     """
     import numpy as np
 
     step = max(1, -(-image.shape[1] // width))
-    height, across = (edge // step * step for edge in image.shape)
+    height, across = (max(step, edge // step * step) for edge in image.shape)
     small = image[:height, :across].reshape(height // step, step, across // step, step).mean((1, 3))
-    low, high = np.percentile(small, [1, 99])
-    dark = small <= low + (high - low) / 2
-    if len(dark) % 2:
-        dark = np.vstack([dark, np.ones((1, dark.shape[1]), bool)])
-    letters = np.array([[" ", "▄"], ["▀", "█"]])
-    return "\n".join("".join(row) for row in letters[dark[::2].astype(int), dark[1::2].astype(int)])
+    known = small[np.isfinite(small)]
+    low, high = np.percentile(known, [1, 99]) if known.size else (0.0, 1.0)
+    level = np.clip((np.nan_to_num(small, nan=low) - low) / max(high - low, 1e-30), 0, 1)
+    gray = 232 + np.rint(23 * level).astype(int)  # the terminal's 24 grays
+    if len(gray) % 2:
+        gray = np.vstack([gray, np.full((1, gray.shape[1]), 232)])
+    rows = zip(gray[::2], gray[1::2], strict=True)
+    return "\n".join(
+        "".join(f"\x1b[38;5;{t};48;5;{b}m▀" for t, b in zip(top, bottom, strict=True)) + "\x1b[0m"
+        for top, bottom in rows
+    )
 
 
 def add_to(app: typer.Typer) -> None:

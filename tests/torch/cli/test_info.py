@@ -82,4 +82,8 @@ def test_nothing_and_noise_are_refused(tmp_path: Path) -> None:
 
 
 def test_blocks_show_where_it_is_dark() -> None:
-    assert blocks(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), width=2) == " █\n█ "
+    image = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]])
+    first, second = blocks(image, width=2).split("\n")
+    assert first == "\x1b[38;5;255;48;5;255m▀\x1b[38;5;232;48;5;232m▀\x1b[0m"
+    assert second == "\x1b[38;5;232;48;5;232m▀\x1b[38;5;255;48;5;255m▀\x1b[0m"
+    assert blocks(np.ones((100, 100)), width=10).count("\n") == 4
