@@ -138,7 +138,7 @@ def _result_rows(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image(content: Any, kind: str) -> NDArray[Any]:
-    """What the terminal shows: phase or amplitude of an object, whichever changes more, or the mean frame on a logarithmic scale."""
+    """What the terminal shows: phase or amplitude, whichever changes more; of a scan the mean frame's logarithm."""
     import numpy as np
 
     if kind == "result":
