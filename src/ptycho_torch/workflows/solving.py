@@ -260,8 +260,8 @@ def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
     each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
     needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
     seen = np.flatnonzero(~hidden)
-    if len(seen) > _PROBE_FRAMES:
-        seen = seen[innermost(scan.positions[seen], _PROBE_FRAMES)]
+    if len(seen) > PROBE_FRAMES:
+        seen = seen[innermost(scan.positions[seen], PROBE_FRAMES)]
     for which in (np.arange(scan.n_frames), np.union1d(seen, needed), needed):
         if each * len(which) <= memory_limit() // _SHARE:
             return replace(scan, frames=RememberedFrames(frames, which))

@@ -89,7 +89,7 @@ def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
     some = np.arange(0, SCAN.n_frames, 4)
     monkeypatch.setattr(solving, "memory_limit", lambda: 8 * len(some) * 2 * SCAN.N**2)
     monkeypatch.setattr(solving, "_sample", lambda hidden: some)
-    monkeypatch.setattr(solving, "_PROBE_FRAMES", len(some))
+    monkeypatch.setattr(solving, "PROBE_FRAMES", len(some))
     monkeypatch.setattr(solving, "innermost", lambda positions, count: some)
     for module in (solving, figures):
         monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
