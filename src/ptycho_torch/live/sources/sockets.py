@@ -1,0 +1,125 @@
+"""ZeroMQ sockets of sources and senders."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.live.sources.base import Peer, Receiver, needed
+
+__all__ = ["connected", "messages", "patient_send"]
+
+_POLL_MS: Final = 50
+_HIGH_WATER: Final = 512
+"""Messages that wait in a socket; its peer waits for us from there on."""
+_PARTS: Final = 64
+"""Parts that a message may have."""
+
+
+def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool = False) -> Any:
+    """Return a socket of a kind such as ``PULL``.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://host:port`` or ``ipc://path``; a receiver of ``@tcp://...`` waits for its peer to connect.
+    kind : str
+    most_bytes : int, optional
+        Larger parts of a message end the connection.
+    bind : bool
+        Wait to be connected to.
+
+    Raises
+    ------
+    ConfigError
+        When the address is none.
+    DependencyError
+        Without pyzmq.
+    """
+    zmq = needed("zmq", "pyzmq")
+    socket = zmq.Context.instance().socket(getattr(zmq, kind))
+    socket.linger = 0 if most_bytes is not None else 5000
+    socket.set_hwm(_HIGH_WATER)
+    if most_bytes is not None:
+        socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+    if kind == "SUB":
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+    bare = address.removeprefix("@")
+    try:
+        (socket.bind if bind or bare != address else socket.connect)(bare)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigError(
+            f"{printable(address)}: expected an address such as tcp://host:port, found: {error.strerror}"
+        ) from error
+    return socket
+
+
+def messages(
+    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str = "frame"
+) -> Iterator[list[Any]]:
+    """Yield messages, as lists of parts, until ``stop`` is set; those of too many parts are refused."""
+    zmq = needed("zmq", "pyzmq")
+    peer = Peer(to, name)
+    lost = _Lost(socket, to, name, kind)
+    try:
+        while not stop.is_set():
+            before = time.monotonic()
+            came = socket.poll(_POLL_MS)
+            to.waited(time.monotonic() - before)
+            lost.look()
+            if not came:
+                peer.silent()
+                continue
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK, copy=True)
+            except zmq.Again:
+                continue
+            peer.heard()
+            if len(parts) > _PARTS:
+                to.refuse(kind, "a message of too many parts")
+                continue
+            yield parts
+    finally:
+        lost.close()
+        socket.close()
+
+
+class _Lost:
+    """Tells of connections that end. A message above the limit ends one, and that is all that is seen of it."""
+
+    def __init__(self, socket: Any, to: Receiver, name: str, kind: str) -> None:
+        self._zmq = needed("zmq", "pyzmq")
+        self._utils = needed("zmq.utils.monitor", "pyzmq")
+        self.to, self.name, self.kind = to, name, kind
+        self._socket = socket
+        self._monitor = socket.get_monitor_socket(
+            self._zmq.EVENT_DISCONNECTED | self._zmq.EVENT_HANDSHAKE_SUCCEEDED
+        )
+        self._ended = False
+
+    def look(self) -> None:
+        """Say what happened since."""
+        while self._monitor.poll(0):
+            event = self._utils.recv_monitor_message(self._monitor)["event"]
+            if event == self._zmq.EVENT_DISCONNECTED and not self._ended:
+                self._ended = True
+                self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
+            elif event == self._zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
+                self._ended = False
+                self.to.say(f"{self.name}: connected again")
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close()
+
+
+def patient_send(socket: Any, parts: list[Any], seconds: float = 60.0) -> None:
+    """Send a message; raise :class:`ConfigError` when nobody takes it for so long."""
+    zmq = needed("zmq", "pyzmq")
+    if not socket.poll(int(1000 * seconds), zmq.POLLOUT):
+        raise ConfigError(f"nobody received for {seconds:g} s: is 'ptychopinn live' running on this address?")
+    socket.send_multipart(parts)
