@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ptycho_torch._version import __version__
-from ptycho_torch.cli import bundles, evaluating, inferring, pretraining, simulating, training
+from ptycho_torch.cli import bundles, evaluating, inferring, live, pretraining, simulating, training
 from ptycho_torch.cli.console import EXIT_INTERRUPTED, EXIT_USAGE, UsageProblem, fail
 
 __all__ = ["app"]
@@ -92,5 +92,5 @@ def root(
     """
 
 
-for _room in (simulating, training, pretraining, inferring, evaluating, bundles):
+for _room in (simulating, training, pretraining, inferring, live, evaluating, bundles):
     _room.add_to(app)

@@ -66,6 +66,16 @@ class GrowingCanvas:
             seen += part * (light - seen)
             self.version += 1
 
+    def replace(
+        self, obj: NDArray[np.complex64], light: NDArray[np.float32], origin_xy: NDArray[np.float64]
+    ) -> None:
+        """Take another object and light (H, W), pixel [0, 0] at ``origin_xy``, in place of all there is."""
+        with self.lock:
+            self._object, self._light = obj.copy(), light.copy()
+            self._origin = self._low = np.rint(origin_xy).astype(np.int64)
+            self._high = self._low + np.array(obj.shape[::-1])
+            self.version += 1
+
     def crop(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.complex64]:
         """Return a copy of the object between two corners (x, y); 0 where nothing is."""
         with self.lock:

@@ -104,6 +104,11 @@ class Growing:
         self._per_frame = self.options.seconds / 32
 
     @property
+    def probe_given(self) -> NDArray[np.complex64] | None:
+        """The guess of the caller; None where it is one that is made."""
+        return None if callable(self._given) else self._given
+
+    @property
     def positions(self) -> NDArray[np.float64]:
         """(M, 2) of all frames so far, in the order in which they were paired."""
         return self._positions[: self._count]

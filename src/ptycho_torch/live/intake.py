@@ -70,6 +70,8 @@ class Intake:
         Object pixels for a unit of the positions that come.
     most_waiting : int
         Frames, and positions, that may wait for their other half.
+    first : int
+        Number that the detector gives to the frame of position 0.
     """
 
     def __init__(
@@ -79,8 +81,9 @@ class Intake:
         *,
         scale: float = 1.0,
         most_waiting: int = 1 << 18,
+        first: int = 0,
     ) -> None:
-        self.spool, self.cutting, self.scale = spool, cutting or Cutting(), scale
+        self.spool, self.cutting, self.scale, self.first = spool, cutting or Cutting(), scale, first
         self.pairing = Pairing(most_waiting)
         self.bad: NDArray[np.bool_] | None = None
         self.expected: int | None = None
@@ -120,7 +123,7 @@ class Intake:
     ) -> None:
         with self._lock:
             self.last_arrival = time.monotonic()
-            frames = self.pairing.frames
+            frames, number = self.pairing.frames, number - self.first
             if series is not None and self.spool.series is not None and series != self.spool.series:
                 return self._refuse(frames, "another series")
             why = self.pairing.takes(number)
@@ -179,7 +182,7 @@ class Intake:
 
     def known(self, number: int) -> bool:
         with self._lock:
-            return self.pairing.knows(number)
+            return self.pairing.knows(number - self.first)
 
     # ---- what the session calls
 

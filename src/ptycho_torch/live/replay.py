@@ -14,7 +14,7 @@ from ptycho_torch.config import opt, validate
 from ptycho_torch.live.sources import SOURCES, Sender
 from ptycho_torch.scan import Scan
 
-__all__ = ["ReplayOptions", "Replayed", "Stream", "replay", "stored_frames"]
+__all__ = ["ReplayOptions", "Replayed", "Stream", "addresses", "replay", "stored_frames"]
 
 _SHUFFLED: Final = 64
 """Places over which order is lost."""
@@ -93,6 +93,20 @@ class Replayed:
     positions: int
     dropped: int
     seconds: float
+
+
+def addresses(kind: str, to: str | None, positions_to: str | None) -> tuple[str, str | None]:
+    """Return where frames and positions go, by default to this machine; None: positions go with the frames.
+
+    Examples
+    --------
+    >>> addresses("folder", None, None), addresses("simplon2", None, None)
+    (('replay', None), ('tcp://127.0.0.1:9999', 'tcp://127.0.0.1:9998'))
+    """
+    defaults = {"pva": "pva://127.0.0.1:5076/REPLAY", "swmr": "replay.h5", "folder": "replay"}
+    carried = kind in ("swmr", "folder")
+    frames = to or defaults.get(kind, "tcp://127.0.0.1:9999")
+    return frames, positions_to or (None if carried else "tcp://127.0.0.1:9998")
 
 
 def stored_frames(scan: Scan) -> NDArray[Any]:

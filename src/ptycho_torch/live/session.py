@@ -72,6 +72,7 @@ class Session:
         self.stage = "waiting"
         self.result: dict[str, Any] | None = None
         self.began = time.monotonic()
+        self._stopped = False
         self._threads: list[threading.Thread] = []
         self._failed: PtychoError | None = None
         self._rates: dict[str, float] = {}
@@ -91,7 +92,7 @@ class Session:
             thread.start()
             self._threads.append(thread)
         try:
-            while not self._over():
+            while not (self._stopped or self._over()):
                 if self._failed is not None:
                     raise self._failed
                 if self.intake.pairing.frames.received:
@@ -103,9 +104,15 @@ class Session:
             self._stop.set()
             for thread in self._threads:
                 thread.join(5.0)
+        if self._stopped:
+            return
         self._drain()
         self.intake.close()
         self.stage = "last pass"
+
+    def stop(self) -> None:
+        """End :meth:`run` soon, wherever it is."""
+        self._stopped = True
 
     def facts(self) -> dict[str, Any]:
         """Return everything there is to say as plain values."""

@@ -118,7 +118,7 @@ class Folder(Source):
             frame = read_npy(path)
         elif suffix == ".npz":
             with Archive(path) as archive:
-                frame = archive.read(self._key(path, archive.keys()), self.options.most_bytes)
+                frame = archive.read(self._key(path, archive.keys), self.options.most_bytes)
                 if "x" in archive and "y" in archive:
                     place = float(archive.read("x", 64)), float(archive.read("y", 64))
         elif suffix in (".h5", ".hdf5"):

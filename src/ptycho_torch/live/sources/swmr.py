@@ -135,7 +135,8 @@ class _Sets:
         if self.frames is not None:
             self._check(self.frames, options.most_bytes)
         self.numbers = self._numbers(known, self.frames, options.numbers_key)
-        self.x = self.y = None
+        self.x: Any = None
+        self.y: Any = None
         names = list(known)
         pairs = [options.positions_keys] if options.positions_keys else _PLACES
         for x, y in pairs:
