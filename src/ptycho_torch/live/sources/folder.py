@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, PtychoError, printable
-from ptycho_torch.files import atomic_path, ensure_output_dir, write_text_atomic
+from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.files.archive import Archive
 from ptycho_torch.files.npy import read_npy
 from ptycho_torch.live.sources import SOURCES
@@ -192,8 +192,10 @@ class _Sender(Sender):
         # One that is sent again has a name of its own, like a detector's second file of that number.
         again = self._again[number] = self._again.get(number, -1) + 1
         name = f"frame_{number:06d}.npy" if not again else f"frame_{'a' * again}_{number:06d}.npy"
-        with atomic_path(self.path / name) as part, part.open("wb") as stream:
-            np.save(stream, frame)
+        # Whole or not at all, but not flushed to the disk one by one: no detector does.
+        part = self.path / f".{name}"
+        np.save(part, frame)
+        part.replace(self.path / name)
 
     def position(self, number: int, x: float, y: float) -> None:
         self._text.write(f"{number},{x!r},{y!r}\n")

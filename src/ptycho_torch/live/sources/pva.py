@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import DataError, brief
+from ptycho_torch.errors import ConfigError, DataError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Peer, Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import decompress, plane
@@ -24,6 +24,8 @@ from ptycho_torch.live.sources.codecs import decompress, plane
 __all__ = ["Pva", "channel_of", "ndarray_value", "serve"]
 
 _QUEUE: Final = 512
+_SETTLED: Final = 1.0
+"""Seconds that a watcher may take from its connection to its subscription."""
 _SCALARS: Final = {
     5: "uint8",
     6: "uint16",
@@ -97,6 +99,8 @@ class Pva(Source):
     def _take(self, update: Any, to: Receiver) -> bool:
         number = int(update.uniqueId)
         said = {str(a.name): a.value for a in update.attribute}
+        if not len(update.dimension):
+            return False  # the channel is there, an image is not yet
         if said.get("last") is True or said.get("last") == 1:
             to.end("frame")
             return True
@@ -151,11 +155,21 @@ def channel_of(address: str) -> tuple[str, dict[str, str] | None]:
     }
 
 
-def serve(address: str) -> tuple[Any, Any]:
+class _Watched:
+    """A handler that notes the first client."""
+
+    def __init__(self) -> None:
+        self.watched = threading.Event()
+
+    def onFirstConnect(self, pv: Any) -> None:
+        self.watched.set()
+
+
+def serve(address: str, handler: Any = None) -> tuple[Any, Any]:
     """Return a server and the PV (not yet open) that it serves at an address of :func:`channel_of`."""
     server, thread = needed("p4p.server", "p4p"), needed("p4p.server.thread", "p4p")
     channel, client = channel_of(address)
-    pv = thread.SharedPV()
+    pv = thread.SharedPV(handler=handler)
     provider = server.StaticProvider("ptychopinn")
     provider.add(channel, pv)
     if client is None:
@@ -198,6 +212,11 @@ def ndarray_value(image: NDArray[Any], number: int, attributes: dict[str, Any] |
     )
 
 
+def _empty() -> Any:
+    """What a channel holds before its first image."""
+    return needed("p4p").Value(_ndarray_type(), {"uniqueId": -1})
+
+
 @functools.cache
 def _ndarray_type() -> Any:
     """The type of all NTNDArrays; made once, since a PV refuses values of another one."""
@@ -208,34 +227,22 @@ class _Sender(Sender):
     """Posts frames once somebody watches; what is posted before that nobody would see."""
 
     def __init__(self, address: str) -> None:
-        self._server, self._pv = serve(address)
-        self._watched = threading.Event()
-        watched = self._watched
-
-        @self._pv.on_first_connect
-        def _(_pv: Any) -> None:
-            watched.set()
-
+        handler = _Watched()
+        self._watched = handler.watched
+        self._server, self._pv = serve(address, handler)
         self._shape: tuple[int, int] = (1, 1)
-        self._open = False
+        self._pv.open(_empty())
 
     def start(self, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._shape = shape
+        if not self._watched.wait(60.0):
+            raise ConfigError("nobody watched this channel for 60 s: is 'ptychopinn live' running on it?")
+        time.sleep(_SETTLED)
 
     def frame(self, number: int, frame: NDArray[Any]) -> None:
-        self._post(ndarray_value(frame, number))
-
-    def _post(self, value: Any) -> None:
-        if self._open:
-            self._pv.post(value)
-            return
-        self._pv.open(value)
-        self._open = True
-        if not self._watched.wait(60.0):
-            raise DataError("nobody watched this channel for 60 s: is 'ptychopinn live' running on it?")
-        time.sleep(0.2)
+        self._pv.post(ndarray_value(frame, number))
 
     def end(self) -> None:
-        self._post(ndarray_value(np.zeros(self._shape, np.uint16), 0, {"last": True}))
-        time.sleep(1.0)
+        self._pv.post(ndarray_value(np.zeros(self._shape, np.uint16), 0, {"last": True}))
+        time.sleep(_SETTLED)  # what is under way arrives before the server goes
         self._server.stop()

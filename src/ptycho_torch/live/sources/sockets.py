@@ -15,6 +15,7 @@ __all__ = ["connected", "messages", "patient_send"]
 _POLL_MS: Final = 50
 _HIGH_WATER: Final = 512
 """Messages that wait in a socket; its peer waits for us from there on."""
+_LET_GO: Final = 6.0
 _PARTS: Final = 64
 """Parts that a message may have."""
 
@@ -49,13 +50,28 @@ def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool
         socket.setsockopt(zmq.SUBSCRIBE, b"")
     bare = address.removeprefix("@")
     try:
-        (socket.bind if bind or bare != address else socket.connect)(bare)
+        if bind or bare != address:
+            _bound(zmq, socket, bare)
+        else:
+            socket.connect(bare)
     except zmq.ZMQError as error:
         socket.close()
         raise ConfigError(
             f"{printable(address)}: expected an address such as tcp://host:port, found: {error.strerror}"
         ) from error
     return socket
+
+
+def _bound(zmq: Any, socket: Any, address: str) -> None:
+    """Bind; an address that whoever had it before has not let go of yet is waited for."""
+    until = time.monotonic() + _LET_GO
+    while True:
+        try:
+            return socket.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
 
 
 def messages(

@@ -28,6 +28,10 @@ _PLACES: Final = (("x", "y"), ("xcoords", "ycoords"), ("probe_position_x_px", "p
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 _AT_ONCE: Final = 8 << 20
 """Bytes of frames read at once."""
+_REOPEN: Final = 1.0
+"""Seconds without anything new after which a file is opened again."""
+_FLUSH: Final = 0.05
+"""Seconds between two times that a writer makes its data seen."""
 _MOST_OBJECTS: Final = 10_000
 
 
@@ -41,14 +45,16 @@ class Swmr(Source):
         super().__init__(address, options)
         self.path = Path(address.removeprefix("file://"))
         self._frames_done = self._places_done = 0
+        self._begun = False
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
         peer = Peer(to, self.path.name)
         ended = False
         while not stop.is_set():
             try:
+                closed = self.path.exists() and not being_written(self.path)
                 with h5py.File(self.path, "r", libver="latest", swmr=True) as file:
-                    ended = self._follow(file, to, stop, peer)
+                    ended = self._follow(file, closed, to, stop, peer)
             except OSError:  # not there yet, or being made anew
                 peer.silent()
             if ended:
@@ -57,25 +63,35 @@ class Swmr(Source):
             stop.wait(self.options.poll)
             to.waited(time.monotonic() - before)
 
-    def _follow(self, file: Any, to: Receiver, stop: threading.Event, peer: Peer) -> bool:
-        """Read on until the writer closes the file; False where there is nothing in it yet."""
+    def _follow(self, file: Any, closed: bool, to: Receiver, stop: threading.Event, peer: Peer) -> bool:
+        """Read on until the writer closes the file; False where it is to be opened again.
+
+        ``closed``: the writer was done before the file was opened. What was opened earlier, or before its writer
+        had begun, or was made anew since, may not show all there is.
+        """
         found = _Sets(file, self.options)
         if found.frames is None and found.x is None:
             return False
-        if found.frames is not None and self._frames_done == 0:
+        if found.frames is not None and not self._begun:
+            self._begun = True
             to.start(self.path.name)
+        since = time.monotonic()
         while not stop.is_set():
-            over = not being_written(self.path)  # asked before the last look, so that nothing is missed
             came = self._take_places(found, to) | self._take_frames(found, to)
             if came:
                 peer.heard()
+                since = time.monotonic()
                 continue
-            if over:
+            if not closed and not being_written(self.path):
+                return False
+            if closed and self._frames_done + self._places_done:
                 if found.frames is not None:
                     to.end("frame", self._frames_done if found.numbers is None else None)
                 if found.x is not None:
                     to.end("position")
                 return True
+            if time.monotonic() - since > _REOPEN:
+                return False
             peer.silent()
             before = time.monotonic()
             stop.wait(self.options.poll)
@@ -87,6 +103,8 @@ class Swmr(Source):
         if data is None:
             return False
         end, first = _length(data, numbers), self._frames_done
+        if end < first:  # the file was made anew
+            first = self._frames_done = 0
         if end <= first:
             return False
         size = data.dtype.itemsize * int(np.prod(data.shape[1:]))
@@ -102,6 +120,8 @@ class Swmr(Source):
         if found.x is None:
             return False
         end, first = _length(found.x, found.y, found.place_numbers), self._places_done
+        if end < first:
+            first = self._places_done = 0
         if end <= first:
             return False
         numbers = found.place_numbers
@@ -214,6 +234,7 @@ class _Sender(Sender):
         self.path = path
         self._file: Any = None
         self._count = {"frame": 0, "position": 0}
+        self._flushed = 0.0
 
     def start(self, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         file: Any = h5py.File(self.path, "w", libver="latest")
@@ -233,8 +254,10 @@ class _Sender(Sender):
             data = self._file[name]
             data.resize(at + 1, axis=0)
             data[at] = value
-            data.flush()
         self._count[kind] = at + 1
+        if time.monotonic() - self._flushed > _FLUSH:
+            self._file.flush()
+            self._flushed = time.monotonic()
 
     def frame(self, number: int, frame: NDArray[Any]) -> None:
         self._append("frame", {"entry/data/data": frame, "entry/data/number": number})
