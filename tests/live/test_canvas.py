@@ -18,7 +18,9 @@ def window(canvas: GrowingCanvas, x: int, y: int, size: int = 40, phase: float =
 
 def test_regions_in_any_direction_and_phase_become_one_object() -> None:
     canvas = GrowingCanvas()
-    for step, (x, y) in enumerate([(0, 0), (30, 5), (60, -20), (40, -50), (10, -70), (-20, -60), (-50, -80), (-80, -90)]):
+    for step, (x, y) in enumerate(
+        [(0, 0), (30, 5), (60, -20), (40, -50), (10, -70), (-20, -60), (-50, -80), (-80, -90)]
+    ):
         window(canvas, x, y, phase=0.7 * step)
     obj, light, (x, y), version = canvas.snapshot()
     truth = TRUTH[y + 100 : y + 100 + obj.shape[0], x + 100 : x + 100 + obj.shape[1]]

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from ptycho_torch.live.replay import ReplayOptions, Stream
 
 
-@given(st.integers(1, 80), st.floats(-3, 3), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.integers(0, 99))
+@given(
+    st.integers(1, 80), st.floats(-3, 3), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.integers(0, 99)
+)
 def test_faults_are_as_asked_for(
     count: int, skew: float, drop: float, duplicate: float, shuffle: bool, seed: int
 ) -> None:

@@ -88,6 +88,8 @@ class Growing:
         self.residual: float | None = None
         self.latencies: deque[float] = deque(maxlen=_RECENT)
         self.used = 0
+        self.busy_seconds = 0.0
+        """Time spent on regions of new frames."""
         self.steps: dict[str, int] = {"new": 0, "again": 0, "probe": 0}
         self._given = probe
         self.probe: NDArray[np.complex64] | None = None
@@ -283,6 +285,7 @@ class Growing:
         self.steps[kind] += 1
         if kind == "new":
             self._judge(region)
+            self.busy_seconds += time.monotonic() - began
 
     def _judge(self, region: Region) -> None:
         """Follow R of the newest frames under the canvas."""

@@ -92,6 +92,7 @@ class Intake:
         self.busy: dict[str, float] = {}
         self.last_arrival: float | None = None
         self.resumed = 0
+        self._closed = False
         self._lock = threading.Lock()
         self._ready: deque[Arrived] = deque()
         self._pairs: list[Pair] = []
@@ -205,12 +206,13 @@ class Intake:
         """Refuse what has no other half."""
         with self._lock:
             self.pairing.close()
+            self._closed = True
 
     def facts(self) -> dict[str, Any]:
         """Return the account as plain values."""
         with self._lock:
             missing = self.pairing.missing
-            if self.expected is not None:
+            if self.expected is not None and self._closed:  # until then they are still to come
                 frames = self.pairing.frames
                 missing = max(missing, self.expected - frames.paired - frames.waiting)
             return {

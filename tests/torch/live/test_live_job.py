@@ -57,7 +57,9 @@ def offline(folder: Path, probe_file: Path, plan: Stream) -> Reconstruction:
 
 def get(url: str, path: str, method: str = "GET") -> bytes:
     base, _, query = url.partition("?")
-    asked = urllib.request.Request(f"{base.rstrip('/')}{path}{'&' if '?' in path else '?'}{query}", method=method)
+    asked = urllib.request.Request(
+        f"{base.rstrip('/')}{path}{'&' if '?' in path else '?'}{query}", method=method
+    )
     with urllib.request.urlopen(asked, timeout=20) as answer:
         return bytes(answer.read())
 
@@ -81,7 +83,11 @@ def test_the_result_is_the_offline_one_and_the_page_shows_it(tmp_path: Path, pro
         seen["positions"] = get(seen["url"], "/positions?from=0")
         seen["page"] = get(seen["url"], "/")
         seen["npz"] = get(seen["url"], "/download")
-        for path, status in (("/image?edge=9999999", 400), ("/control?do=harm", 405), ("/state&token=x", 404)):
+        for path, status in (
+            ("/image?edge=9999999", 400),
+            ("/control?do=harm", 405),
+            ("/state&token=x", 404),
+        ):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 get(seen["url"], path)
             assert refused.value.code == status
@@ -93,7 +99,9 @@ def test_the_result_is_the_offline_one_and_the_page_shows_it(tmp_path: Path, pro
     viewer = threading.Thread(target=look, daemon=True)
     viewer.start()
     config = LiveConfig(patience=1.0, silence=60.0, linger=0.0, save_scan=True, to_hdf5=True, interval=0.1)
-    done = live_to(tmp_path / "live", str(folder), config, LiveInputs(probe=probe_file), execution=QUIET, began=began)
+    done = live_to(
+        tmp_path / "live", str(folder), config, LiveInputs(probe=probe_file), execution=QUIET, began=began
+    )
     viewer.join(20)
     plan = Stream.of(SCAN.n_frames, FAULTS)
     assert seen.get("done")
@@ -134,7 +142,16 @@ def test_a_killed_run_goes_on_with_its_frames(tmp_path: Path, probe_file: Path) 
         sender.frame(number, counts[number])
         sender.position(number, *SCAN.positions[number].tolist())
     code = "from ptycho_torch.cli import main; main()"
-    words = ["live", str(folder), "-o", str(out), "--probe-file", str(probe_file), "--no-page", "--no-solving"]
+    words = [
+        "live",
+        str(folder),
+        "-o",
+        str(out),
+        "--probe-file",
+        str(probe_file),
+        "--no-page",
+        "--no-solving",
+    ]
     first = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
     numbers = out / "frames" / "numbers.bin"
     for _ in range(6000):

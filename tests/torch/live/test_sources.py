@@ -54,7 +54,9 @@ def session_of(folder: Path, kind: str, address: str, places: str | None, **endi
     return Session(intake, growing, sources, Ending(**{"patience": 1.0, "silence": 20.0, **ending}))  # type: ignore[arg-type]
 
 
-def sending(scan: Scan, kind: str, address: str, places: str | None, options: ReplayOptions, folder: Path) -> threading.Thread:
+def sending(
+    scan: Scan, kind: str, address: str, places: str | None, options: ReplayOptions, folder: Path
+) -> threading.Thread:
     """Replay in a thread; of HDF5 in another process, since in this one reader and writer would share the file."""
 
     def send() -> None:
@@ -92,7 +94,9 @@ def check(session: Session, plan: Stream, missing: set[int] | None = None) -> No
 
 @pytest.mark.parametrize(("seed", "skew"), [(0, 0.3), (1, -0.3)])
 @pytest.mark.parametrize("kind", ["simplon1", "simplon2", "pva", "swmr", "folder"])
-def test_nothing_is_lost_and_nothing_is_paired_wrongly(tmp_path: Path, kind: str, seed: int, skew: float) -> None:
+def test_nothing_is_lost_and_nothing_is_paired_wrongly(
+    tmp_path: Path, kind: str, seed: int, skew: float
+) -> None:
     address, places = where(kind, tmp_path)
     options = ReplayOptions(1500.0, skew, 0.01, 0.01, True, SAMPLES, seed)
     plan = Stream.of(SCAN.n_frames, options)
@@ -132,7 +136,15 @@ def test_a_sender_that_is_killed_and_starts_anew_is_gone_on_with(tmp_path: Path)
     assert "connected again" in said
 
 
-HOSTILE = [b"", b"\xff" * 40, b"{}", b"\x81" * 100_000, b"[" * 100_000, b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff", b"x" * 900_000]
+HOSTILE = [
+    b"",
+    b"\xff" * 40,
+    b"{}",
+    b"\x81" * 100_000,
+    b"[" * 100_000,
+    b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",
+    b"x" * 900_000,
+]
 
 
 @pytest.mark.parametrize("kind", ["simplon1", "simplon2"])
@@ -142,7 +154,10 @@ def test_hostile_messages_are_counted_and_harm_nothing(tmp_path: Path, kind: str
     import zmq
 
     options = SourceOptions(most_bytes=1 << 20)
-    sources = [SOURCES.get(kind)(address, options), SOURCES.get("panda")(places, SourceOptions(samples=SAMPLES))]
+    sources = [
+        SOURCES.get(kind)(address, options),
+        SOURCES.get("panda")(places, SourceOptions(samples=SAMPLES)),
+    ]
     intake = Intake(Spool(tmp_path / "spool"))
     session = Session(intake, Growing(intake, FlatEngine(), SCAN.probe), sources, Ending(patience=1.0))
     running = threading.Thread(target=session.run, daemon=True)
@@ -180,7 +195,9 @@ def test_a_folder_with_strange_files_is_read_around_them(tmp_path: Path) -> None
     options = ReplayOptions(rate=0.0)
     folder.mkdir()
     (folder / "frame_without.npy").write_bytes(b"no number")
-    (folder / "z_901.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<u2', 'fortran_order': False, 'shape': (99999999, 99999999)}")
+    (folder / "z_901.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<u2', 'fortran_order': False, 'shape': (99999999, 99999999)}"
+    )
     np.save(folder / "z_902.npy", np.array([{}], dtype=object), allow_pickle=True)
     (folder / "z_903.npz").write_bytes(b"PK\x03\x04 and nothing")
     (folder / "notes.txt").write_text("hello")
