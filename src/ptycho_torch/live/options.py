@@ -1,15 +1,14 @@
-"""Settings of a live session, each with its help text, range and default. Needs no torch."""
+"""Settings of a live session, each with its help text, range and default. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from ptycho_torch.config import opt
 from ptycho_torch.errors import ConfigError, brief
-from ptycho_torch.live.sources import SOURCES, Source, SourceOptions, source_name
 
-__all__ = ["LiveConfig", "sources_of"]
+__all__ = ["LiveConfig"]
 
 _UNITS: Final = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 
@@ -93,37 +92,3 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
     if len(parts) != 2 or not all(parts):
         raise ConfigError(f"{flag}: expected two, separated by a comma, found {brief(text)}")
     return parts[0], parts[1]
-
-
-def sources_of(address: str, config: LiveConfig) -> list[Source]:
-    """Return the source of the frames, and that of the positions where they come separately.
-
-    Raises
-    ------
-    ConfigError
-        When the protocol is not known.
-    DependencyError
-        When a library for it is missing.
-    """
-    name = config.source or source_name(address)
-    if name is None:
-        raise ConfigError(
-            f"{brief(address)}: several protocols have such addresses; give --source simplon2 or another of"
-            f" {', '.join(SOURCES.names())}"
-        )
-    options: dict[str, Any] = {
-        "most_bytes": config.max_message << 20,
-        "frames_key": config.frames_key,
-        "numbers_key": config.numbers_key,
-    }
-    kind = SOURCES.get(name)
-    if "frame" not in kind.gives:
-        raise ConfigError(f"--source {name}: expected one that gives frames, found one of positions alone")
-    keys = config.keys()
-    if config.positions is None:
-        return [kind(address, SourceOptions(**options, positions_keys=keys))]
-    other = "swmr" if source_name(config.positions) == "swmr" else "panda"
-    places = SourceOptions(
-        most_bytes=config.max_message << 20, positions_keys=keys, samples=config.samples_per_frame
-    )
-    return [kind(address, SourceOptions(**options)), SOURCES.get(other)(config.positions, places)]

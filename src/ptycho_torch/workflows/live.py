@@ -19,7 +19,8 @@ from ptycho_torch.files import ensure_output_dir, require_new, write_text_atomic
 from ptycho_torch.live.engines import FlatEngine, LearnedEngine, RegionEngine
 from ptycho_torch.live.growing import Growing, GrowingOptions
 from ptycho_torch.live.intake import Cutting, Intake
-from ptycho_torch.live.options import LiveConfig, sources_of
+from ptycho_torch.live.opening import sources_of
+from ptycho_torch.live.options import LiveConfig
 from ptycho_torch.live.orientation import Orientation
 from ptycho_torch.live.outputs import Hdf5Output, Output, Outputs, PvaOutput, ZmqOutput
 from ptycho_torch.live.server import Page
