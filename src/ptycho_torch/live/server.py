@@ -38,6 +38,7 @@ _EDGE: Final = (16, 1024)
 _FRESH: Final = 0.2
 """Seconds for which an encoded image serves."""
 _KEPT: Final = 8
+_AGAIN: Final = 0.5
 _DARK: Final = 0.02
 """Part of the largest light below which the object is not shown."""
 _POSITIONS: Final = 20_000
@@ -194,13 +195,15 @@ class Page:
                 self._app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2
             )
             self._server = self._uvicorn.Server(config)
+            why = "it ended"
             try:
-                asyncio.run(self._server.serve(sockets=[self._socket]))
+                asyncio.run(self._server.serve(sockets=[self._socket.dup()]))  # it closes what it is given
             except Exception as error:
-                self.session.intake.say(f"page: the server failed and is begun anew: {type(error).__name__}")
+                why = f"{type(error).__name__}: {error}"
                 logger.debug("server failed", exc_info=True)
             if not self._closing:
-                time.sleep(1.0)
+                self.session.intake.say(f"page: the server is begun anew: {why}")
+                time.sleep(_AGAIN)
 
     # ---- what it answers
 
