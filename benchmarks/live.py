@@ -74,6 +74,9 @@ def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str,
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frames, places = addresses(kind, folder)
+        # The sender first: p4p's threads do not survive a fork.
+        sender = get_context("fork").Process(target=send, args=(scan, kind, folder, options))
+        sender.start()
         sources = [SOURCES.get(kind)(frames, SourceOptions(poll=0.02))]
         if places is not None:
             sources.append(SOURCES.get("panda")(places, SourceOptions(samples=SAMPLES)))
@@ -89,8 +92,6 @@ def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str,
                 time.sleep(0.02)
 
         threading.Thread(target=watch, daemon=True).start()
-        sender = get_context("fork").Process(target=send, args=(scan, kind, folder, options))
-        sender.start()
         cpu = time.process_time()
         session.run()
         cpu = time.process_time() - cpu

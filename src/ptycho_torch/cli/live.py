@@ -98,7 +98,7 @@ def live(
             listeners=Listeners(groups, lambda sweep, residual: sweeps(sweep, 30, f"R {residual:.5f}")),
         )
     metrics = done.reconstruction.metrics
-    shown = {
+    shown: dict[str, Any] = {
         "frames received": done.account["frames"]["received"],
         "used": done.account["used_in_last_pass"],
         "refused": done.account["frames"]["refused"],

@@ -182,6 +182,7 @@ class Page:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((self.host, port))
+            made.listen(128)
         except (OSError, OverflowError) as error:
             made.close()
             raise OutputError(
@@ -227,8 +228,8 @@ class Page:
         ]
         return applications.Starlette(routes=routes)
 
-    def _answer(self, body: bytes, kind: str, status: int = 200, **headers: str) -> Any:
-        return self._response(body, status, {**_HEADERS, **headers}, kind)
+    def _answer(self, body: bytes, kind: str, status: int = 200, more: dict[str, str] | None = None) -> Any:
+        return self._response(body, status, {**_HEADERS, **(more or {})}, kind)
 
     def _guarded(self, answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
         async def guarded(request: Any) -> Any:
@@ -277,7 +278,7 @@ class Page:
     async def _download(self, _: Any) -> Any:
         body = await self._threadpool(self._npz)
         name = 'attachment; filename="live.npz"'
-        return self._answer(body, "application/octet-stream", **{"Content-Disposition": name})
+        return self._answer(body, "application/octet-stream", more={"Content-Disposition": name})
 
     def _npz(self) -> bytes:
         growing = self.session.growing

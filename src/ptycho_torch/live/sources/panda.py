@@ -45,7 +45,7 @@ class Panda(Source):
         self._samples = Samples(self.options.samples)
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        for parts in messages(self._socket, to, stop, "positions", "position"):
+        for parts in messages(self._socket, to, stop, "positions", "position", bound="@" in self.address):
             try:
                 if self._take(parts, to):
                     return

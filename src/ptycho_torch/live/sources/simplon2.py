@@ -52,7 +52,7 @@ class Simplon2(Source):
         self._socket = connected(address, "PULL", self.options.most_bytes)
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        for parts in messages(self._socket, to, stop, "detector"):
+        for parts in messages(self._socket, to, stop, "detector", bound=self.address.startswith("@")):
             try:
                 if self._take(parts, to):
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ _POLL_MS: Final = 50
 _HIGH_WATER: Final = 512
 """Messages that wait in a socket; its peer waits for us from there on."""
 _LET_GO: Final = 6.0
+_GIVEN_UP: Final = 0.5
+"""Seconds after which a connection that ended and is not tried again is made anew."""
 _PARTS: Final = 64
 """Parts that a message may have."""
 
@@ -75,18 +78,18 @@ def _bound(zmq: Any, socket: Any, address: str) -> None:
 
 
 def messages(
-    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str = "frame"
+    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str = "frame", *, bound: bool = False
 ) -> Iterator[list[Any]]:
     """Yield messages, as lists of parts, until ``stop`` is set; those of too many parts are refused."""
     zmq = needed("zmq", "pyzmq")
     peer = Peer(to, name)
-    lost = _Lost(socket, to, name, kind)
+    lost = _Lost(socket, to, name, kind, bound)
     try:
         while not stop.is_set():
             before = time.monotonic()
             came = socket.poll(_POLL_MS)
             to.waited(time.monotonic() - before)
-            lost.look()
+            lost.look(quiet=not came)
             if not came:
                 peer.silent()
                 continue
@@ -105,28 +108,51 @@ def messages(
 
 
 class _Lost:
-    """Tells of connections that end. A message above the limit ends one, and that is all that is seen of it."""
+    """Tells of connections that end, and makes those anew that ZeroMQ gives up.
 
-    def __init__(self, socket: Any, to: Receiver, name: str, kind: str) -> None:
-        self._zmq = needed("zmq", "pyzmq")
+    A peer that goes away is waited for by ZeroMQ itself. One that sends a message above the limit, or what is not
+    ZeroMQ, is given up without another attempt: that is counted as refused, and the connection made again.
+    """
+
+    def __init__(self, socket: Any, to: Receiver, name: str, kind: str, bound: bool) -> None:
+        self._zmq = zmq = needed("zmq", "pyzmq")
         self._utils = needed("zmq.utils.monitor", "pyzmq")
         self.to, self.name, self.kind = to, name, kind
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(
-            self._zmq.EVENT_DISCONNECTED | self._zmq.EVENT_HANDSHAKE_SUCCEEDED
-        )
+        self._trying = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
+        wanted = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | self._trying
+        self._monitor = socket.get_monitor_socket(wanted)
         self._ended = False
+        self._given_up: float | None = None
+        self._bound = bound
+        self._endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
-    def look(self) -> None:
-        """Say what happened since."""
+    def look(self, quiet: bool) -> None:
+        """Say what happened since; ``quiet``: no message waits to be read."""
+        zmq = self._zmq
         while self._monitor.poll(0):
             event = self._utils.recv_monitor_message(self._monitor)["event"]
-            if event == self._zmq.EVENT_DISCONNECTED and not self._ended:
+            if event == zmq.EVENT_DISCONNECTED:
+                self._given_up = time.monotonic()
+                if not self._ended:
+                    self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
                 self._ended = True
-                self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
-            elif event == self._zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
+            elif event & self._trying:
+                self._given_up = None
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
                 self._ended = False
                 self.to.say(f"{self.name}: connected again")
+        if quiet and self._given_up is not None and time.monotonic() - self._given_up > _GIVEN_UP:
+            self._given_up = None
+            self._again()
+
+    def _again(self) -> None:
+        if self._bound:  # the peer connects, not we
+            return
+        self.to.refuse(self.kind, "a message above the limit, or not ZeroMQ: connection ended")
+        with contextlib.suppress(self._zmq.ZMQError):  # that is gone already
+            self._socket.disconnect(self._endpoint)
+        self._socket.connect(self._endpoint)
 
     def close(self) -> None:
         self._socket.disable_monitor()
