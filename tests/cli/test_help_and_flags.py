@@ -19,6 +19,7 @@ from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
 
 COMMANDS = (
+    "info",
     "demo",
     "simulate",
     "train",
