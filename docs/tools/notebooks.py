@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -23,7 +24,11 @@ def run(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
     with tempfile.TemporaryDirectory() as own:
         notebook = nbformat.read(path, as_version=4)
         client = NotebookClient(
-            notebook, timeout=280, resources={"metadata": {"path": str(folder or own)}}, record_timing=False
+            notebook,
+            km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
+            timeout=280,
+            resources={"metadata": {"path": str(folder or own)}},
+            record_timing=False,
         )
         client.execute()
     notebook.metadata.pop("language_info", None)
