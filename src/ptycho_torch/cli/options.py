@@ -145,4 +145,4 @@ def apply_flags(config: Any, flags: Mapping[str, Any]) -> None:
     for name in config_fields(type(config)):
         leaf = _leaf(name)
         if leaf in flags:
-            set_field(config, name, flags[leaf], where=f"--{leaf.replace('_', '-')}: ")
+            set_field(config, name, flags[leaf], shown=f"--{leaf.replace('_', '-')}")

@@ -116,6 +116,10 @@ def _settings(
 
     settings, execution = TrainingConfig(), ExecutionConfig()
     settings.model.N = 0
+    if resume is not None:
+        from ptycho_torch.workflows.run_folder import RunFolder
+
+        RunFolder(resume).said()  # first: what is no run has no configuration either
     sources = [resume / "config.yaml"] if resume is not None else []
     sources += [config] if config is not None else []
     for source in sources:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ptycho_torch.cli.console import Console, QuietFlag, guarded
+from ptycho_torch.cli.usage import OneLineCommand
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig
 
 __all__ = ["inference", "inference_main", "train", "train_main"]
@@ -185,9 +187,16 @@ def inference(
 
 def train_main() -> None:
     """Entry point of ``ptycho_train``."""
-    typer.run(train)
+    _alone("ptycho_train", train)()
 
 
 def inference_main() -> None:
     """Entry point of ``ptycho_inference``."""
-    typer.run(inference)
+    _alone("ptycho_inference", inference)()
+
+
+def _alone(name: str, command: Callable[..., None]) -> typer.Typer:
+    """An application of one command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, cls=OneLineCommand)(command)
+    return app

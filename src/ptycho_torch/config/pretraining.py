@@ -24,6 +24,7 @@ class PretrainOptions:
     averaging: float = opt(
         0.998, "decay of the running average of the weights, which is what is kept", ge=0, le=0.99999
     )
+    init: str | None = opt(None, "bundle to begin from; default: new weights")
     seed: int = opt(0, "seed of weights and examples", ge=0, le=2**32 - 1)
     save_every: int = opt(250, "steps between saved states", ge=1)
     device: str = opt("cpu", "'cpu' or 'cuda'")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_torch.config import opt
 
-__all__ = ["EngineOptions", "LearnedOptions", "RefineOptions", "SolverOptions"]
+__all__ = ["EngineOptions", "FixedProbeOptions", "LearnedOptions", "RefineOptions", "SolverOptions"]
 
 
 @dataclass
@@ -81,10 +81,23 @@ class EngineOptions(SolverOptions):
 
 
 @dataclass
+class FixedProbeOptions(EngineOptions):
+    """Settings of an engine that takes the probe as it is.
+
+    Examples
+    --------
+    >>> FixedProbeOptions().update_probe
+    False
+    """
+
+    update_probe: bool = opt(False, "find the probe, too; this engine refuses it")
+
+
+@dataclass
 class LearnedOptions(SolverOptions):
     """Settings of the learned solver, :mod:`ptycho_torch.solvers.learned`."""
 
-    sweeps: int = opt(7, "iterations; each uses all frames twice", ge=1, le=1000)
+    sweeps: int = opt(10, "iterations; each uses all frames twice", ge=1, le=1000)
     tile_pixels: int = opt(
         1 << 24, "pixels of frames solved together, at most; each takes about 60 bytes of memory", ge=1
     )
