@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import nbformat
-from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -25,8 +24,8 @@ def run(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
         notebook = nbformat.read(path, as_version=4)
         client = NotebookClient(
             notebook,
-            km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
             timeout=280,
+            startup_timeout=200,
             resources={"metadata": {"path": str(folder or own)}},
             record_timing=False,
         )
