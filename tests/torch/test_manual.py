@@ -48,6 +48,8 @@ _QUICK = {
     "ptycho_train": ["--nepochs", "1"],
 }
 """What makes a long command short; it goes behind what the page says, and the last one of a flag counts."""
+_PARSED = ("pretrain", "live", "replay")
+"""Commands that take long at any length, or wait for another program: their line is read, their own tests run them."""
 _MODULE = "page"
 """Where the Python of a page is at home."""
 _ELSEWHERE = ("git", "cd", ".", "python3", "pip", "pre-commit", "mkdocs", "h5ls", "twine", "open")
@@ -126,9 +128,8 @@ def _run(line: str) -> None:
 
 
 def _ptychopinn(words: list[str], line: str) -> None:
-    if words[0] == "pretrain":  # takes long at any length; its own tests run it
-        command = typer.main.get_command(app).commands["pretrain"]
-        command.make_context("pretrain", words[1:])
+    if words[0] in _PARSED:
+        typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
         return
     done = CliRunner().invoke(app, words)
     if "--engine" in words and "lsqml" in words and importlib.util.find_spec("ptychi") is None:
