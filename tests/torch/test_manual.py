@@ -50,6 +50,8 @@ _QUICK = {
 """What makes a long command short; it goes behind what the page says, and the last one of a flag counts."""
 _PARSED = ("pretrain", "live", "replay")
 """Commands that take long at any length, or wait for another program: their line is read, their own tests run them."""
+_DONE: set[str] = set()
+"""Lines that ran on an earlier page. What they leave is in the workshop, for pages that go on with it."""
 _MODULE = "page"
 """Where the Python of a page is at home."""
 _ELSEWHERE = ("git", "cd", ".", "python3", "pip", "pre-commit", "mkdocs", "h5ls", "twine", "open")
@@ -118,7 +120,9 @@ def _run(line: str) -> None:
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), line
     elif words[0] == "ptychopinn":
-        _ptychopinn(words[1:], line)
+        if line not in _DONE:
+            _ptychopinn(words[1:], line)
+            _DONE.add(line)
     elif words[0] in ("ptycho_train", "ptycho_inference"):
         main = train_main if words[0] == "ptycho_train" else inference_main
         with contextlib.redirect_stdout(io.StringIO()):
@@ -187,4 +191,6 @@ def test_options_named_in_text_exist() -> None:
     for page in PAGES:
         text = re.sub(r"^ *```.*?^ *```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
         for flag in re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text):
-            assert flag in known or flag[2:] in others or flag in ("--help", "--version"), f"{page}: {flag}"
+            assert (
+                flag in known or flag[2:] in others or flag in ("--help", "--version", "--extra-index-url")
+            ), f"{page}: {flag}"
