@@ -162,7 +162,7 @@ class InferenceConfig:
     seed: int = opt(0, "seed for grouping, and for choosing the frames that are withheld", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal",
-        "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow",
+        "5, 10 or 16 iterations of the learned solver; half, one or three times the sweeps that follow",
     )
     start: Literal["auto", "learned", "flat"] = opt(
         "auto",
