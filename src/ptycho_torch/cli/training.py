@@ -32,8 +32,13 @@ ProbeFileOption = Annotated[
     typer.Option("--probe-file", help="File with a probe to use in place of the scan's.", show_default=False),
 ]
 
-ScanArgument = Annotated[
-    Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
+ScansArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="SCAN...",
+        help="Scan file, or several to adapt one model to; not needed with --resume.",
+        show_default=False,
+    ),
 ]
 FolderOption = Annotated[
     Path | None,
@@ -58,7 +63,7 @@ ForceFlag = Annotated[
     (ReadingConfig, "Scan file", ()),
 )
 def train(
-    scan: ScanArgument = None,
+    scan: ScansArgument = None,
     output_dir: FolderOption = None,
     config: ConfigOption = None,
     resume: ResumeOption = None,
@@ -70,7 +75,7 @@ def train(
     quiet: QuietFlag = False,
     flags: Any = None,
 ) -> None:
-    """Train a model on SCAN, without labels, and write the bundle wts.h5.zip.
+    """Adapt the shipped model to SCAN, without labels, or train one from scratch; write the bundle wts.h5.zip.
 
     Beside it come run.json (what the run is of), config.yaml (what was really used), history.csv,
     training.png, training.json and training.html. Flags win over the YAML file, the file over defaults; with
@@ -80,7 +85,7 @@ def train(
     console = Console(json, quiet)
     settings, execution, named = _settings(config, resume, flags)
     execution.progress = not console.silent
-    folder, path = _places(scan, output_dir or (None if resume else named), resume, force, settings)
+    folder, paths = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
     from ptycho_torch.workflows import training
 
@@ -89,7 +94,10 @@ def train(
             on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
         )
         done = training.train(
-            training.ScanFile(path, format, measurement, probe_file, reading_options(flags)),
+            [
+                training.ScanFile(path, format, measurement, probe_file, reading_options(flags))
+                for path in paths
+            ],
             folder,
             settings,
             execution,
@@ -126,9 +134,9 @@ def _settings(
 
 
 def _places(
-    scan: Path | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
-) -> tuple[Path, Path]:
-    """The folder to write to and the scan file; with ``resume``, the run's own unless another path is given."""
+    scans: list[Path] | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
+) -> tuple[Path, list[Path]]:
+    """The folder to write to and the scan files; with ``resume``, the run's own unless another path is given."""
     if resume is not None and force:
         raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
     if resume is not None:
@@ -136,14 +144,13 @@ def _places(
 
         if folder is not None and folder.resolve() != resume.resolve():
             raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
-        return resume, scan or RunFolder(resume).scan_file(None).path
+        return resume, scans or [RunFolder(resume).scan_file(None).path]
     if folder is None:
         raise ConfigError("--output-dir: expected a folder to write to, found none")
-    if scan is None and settings.train_data_file is None:
+    paths = scans or ([settings.train_data_file] if settings.train_data_file is not None else [])
+    if not paths:
         raise ConfigError("SCAN: expected a scan file to train on, found none")
-    path = scan or settings.train_data_file
-    assert path is not None
-    return folder, path
+    return folder, paths
 
 
 def add_to(app: typer.Typer) -> None:

@@ -30,6 +30,8 @@ _FEWEST = 100
 """Frames below which none is kept back."""
 _CLOSE = 0.2
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
+_ALIKE = 0.5
+"""Correlation of two probes above which they are taken for one beam."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
 
@@ -124,11 +126,21 @@ def solve(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Solve a scan with a network's region solver, from the bundle's probe where it fits, else from the scan's."""
+    """Solve a scan with a network's region solver, from the bundle's probe where that is of the same beam, else from
+    the scan's."""
     assert network.solver is not None
-    if network.probe is not None and network.probe.shape[-1] == scan.N:
+    if network.probe is not None and _same_beam(scan, network.probe):
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
     return Learned(device, network.solver).solve(with_probe(scan), None, options, progress)
+
+
+def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
+    """Whether a probe is a better known form of a scan's guess, or all there is, and not another one."""
+    if probe.shape[-1] != scan.N or scan.probe is None:
+        return probe.shape[-1] == scan.N
+    mine, other = scan.probe[0], probe[0]
+    alike = abs(np.vdot(mine, other)) / max(float(np.linalg.norm(mine) * np.linalg.norm(other)), 1e-30)
+    return bool(alike > _ALIKE)
 
 
 def with_probe(scan: Scan) -> Scan:
