@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
 
+# A measured scan is shown as well where one is at hand: make demo MEASURED=scan.npz
+MEASURED ?= $(firstword $(wildcard ../shared/data/siemens_star_aps.npz))
+
 demo: $(READY)
-	$(BIN)/ptychopinn demo --output-dir demo_output
+	$(BIN)/ptychopinn demo --output-dir demo_output $(if $(MEASURED),--measured $(MEASURED))
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

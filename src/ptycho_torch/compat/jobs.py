@@ -22,6 +22,7 @@ from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.load import load_torch_bundle
 from ptycho_torch.bundle.save import save_torch_bundle
+from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.compat import parameters
 from ptycho_torch.compat.predictor import Orientation, Predictor, stitched_as_older
 from ptycho_torch.compat.raw_data import RawData
@@ -151,11 +152,14 @@ def train_cdi_model_torch(
     return results
 
 
-def load_inference_bundle(bundle_dir: str | Path) -> tuple[Predictor, dict[str, Any]]:
+def load_inference_bundle(bundle_dir: str | Path | None = None) -> tuple[Predictor, dict[str, Any]]:
     """Load ``(model, params)``: ``model`` has ``predict`` on channels-last arrays; :func:`save` writes it again.
 
-    ``bundle_dir``: as :func:`~ptycho_torch.bundle.load.load_torch_bundle` takes it; ``params.cfg`` is updated.
+    ``bundle_dir``: as :func:`~ptycho_torch.bundle.load.load_torch_bundle` takes it; default: the bundle that ships
+    with the package, for frames of any size, with the probe that ``ptycho.probe.set_probe_guess`` sets.
+    ``params.cfg`` is updated.
     """
+    bundle_dir = shipped_bundle() if bundle_dir is None else bundle_dir
     module: Any
     module, params = load_torch_bundle(bundle_dir)
     pair = {"autoencoder": Autoencoder(module.core, module.params), "diffraction_to_obj": module}

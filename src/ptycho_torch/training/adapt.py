@@ -60,7 +60,7 @@ _IMAGE_PIXELS = 768 * 64 * 64
 """Pixels of frames from which the image of all frames is made, at least 64 frames."""
 _VALIDATION = 4, 32
 """Regions and groups of each scan on which weights are judged."""
-_EPOCH = 10, 50
+_EPOCH = 20, 60
 """Steps between two judgements: what shows all frames once, within these bounds."""
 _AVERAGING = 0.98
 
