@@ -22,9 +22,9 @@ from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.load import load_torch_bundle
 from ptycho_torch.bundle.save import save_torch_bundle
-from ptycho_torch.bundle.shipped import shipped_bundle
+from ptycho_torch.bundle.shipped import shipped_bundle, solver_of
 from ptycho_torch.compat import parameters
-from ptycho_torch.compat.predictor import Orientation, Predictor, stitched_as_older
+from ptycho_torch.compat.predictor import Orientation, Predictor, image_of, stitched_as_older
 from ptycho_torch.compat.raw_data import RawData
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, set_field
 from ptycho_torch.errors import DataError, Interrupted, OutputError
@@ -278,6 +278,10 @@ def _stitched(
         done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}
         obj = done.reconstruction.object
+    elif (solver := solver_of(model)) is not None:
+        probe = model.probe.detach().cpu().numpy()
+        more["reconstruction"] = image_of(dataclasses.replace(scan, probe=probe), solver)
+        obj = more["reconstruction"].object
     else:
         more["reconstruction"] = reconstruct(
             model, scan, batch_size=batch_size, neighbor_count=settings.neighbor_count, seed=settings.seed

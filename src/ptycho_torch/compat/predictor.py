@@ -5,6 +5,7 @@ A region solver's frames are solved once more when their places on the canvas ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,17 @@ from ptycho_torch.scan.product import HALF_PIXEL
 from ptycho_torch.solvers import SOLVERS
 from ptycho_torch.workflows.solving import Network, polishing, solve
 
-__all__ = ["Orientation", "Patches", "Predictor", "reassemble_position", "stitched_as_older"]
+__all__ = [
+    "Orientation",
+    "Patches",
+    "Predictor",
+    "Together",
+    "image_of",
+    "reassemble_position",
+    "stitched_as_older",
+]
+
+logger = logging.getLogger(__name__)
 
 
 class Patches(np.ndarray):
@@ -63,15 +74,26 @@ class Together:
         return len(patches) == len(self.frames) and np.array_equal(np.asarray(patches)[[0, -1]], self.ends)
 
     def solve(self, centres: NDArray[np.float64]) -> Reconstruction:
-        """The image of all frames, their groups at ``centres`` (B, 2): the network's, then sweeps."""
+        """The image of all frames, their groups at ``centres`` (B, 2)."""
         places = (centres[:, None] + self.offsets).reshape(-1, 2)
         _, first = np.unique(places.round(3), axis=0, return_index=True)  # a frame may be in several groups
         frames = self.frames.reshape(-1, *self.frames.shape[-2:])[first]
         scan = Scan(frames=frames, positions=places[first], probe=self.probe)
-        network = Network(self.solver, None, None, "opened model")
-        device = str(self.solver.start.device)
-        image = solve(scan, network, device=device)
-        return SOLVERS.get("epie")(device).solve(scan, image, polishing(False))
+        return image_of(scan, self.solver)
+
+
+def image_of(scan: Scan, solver: RegionSolver) -> Reconstruction:
+    """Return the image of a scan with a region solver from memory: the network's, then sweeps.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its probe is where the solver begins.
+    solver : RegionSolver
+    """
+    device = str(solver.start.device)
+    image = solve(scan, Network(solver, None, None, "from memory"), device=device)
+    return SOLVERS.get("epie")(device).solve(scan, image, polishing(False))
 
 
 class Predictor:
@@ -87,7 +109,8 @@ class Predictor:
         """The probe for frames of ``size`` pixels, (modes, N, N): the model's own, or the one that a script has set."""
         core = self.module.core
         knows_a_scan = self.module.params.get("amplitude_normalisation") is not None
-        if solver_of(self.module) is None or (knows_a_scan and core.config.N == size):
+        expected = core.config.N if knows_a_scan else 0
+        if solver_of(self.module) is None or size == expected:
             return core.probe.detach()
         given = cfg.get("probe")
         if given is None or np.shape(given)[-1] != size:
@@ -95,6 +118,8 @@ class Predictor:
                 f"probe: expected one of {size} pixels, set by ptycho.probe.set_probe_guess, found none"
             )
         waves = np.asarray(given, dtype=np.complex64).reshape(-1, size, size)
+        if np.array_equal(waves, core.probe.detach().cpu().numpy()):
+            logger.warning("no probe was set: starting from a disk; ptycho.probe.set_probe_guess sets one")
         return torch.from_numpy(normalise_probe(waves)).to(core.log_scale.device)
 
     def predict(self, inputs: Sequence[Any], batch_size: int = 32, verbose: Any = None) -> Patches:

@@ -343,13 +343,13 @@ def comparison_figure(
 
 
 def beside_figure(
-    images: Mapping[str, Reconstruction], reference: Reference, title: str, name: str = "truth"
+    images: Mapping[str, Reconstruction | Reference], reference: Reference, title: str, name: str = "truth"
 ) -> Figure:
     """Several images of one object beside it, amplitude above phase, all on one scale.
 
     Parameters
     ----------
-    images : mapping of str to Reconstruction
+    images : mapping of str to Reconstruction or Reference
         By what stands above them.
     reference : Reference
         What each is aligned with; it comes first.
