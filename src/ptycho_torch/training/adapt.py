@@ -63,6 +63,8 @@ _VALIDATION = 4, 32
 _EPOCH = 20, 60
 """Steps between two judgements: what shows all frames once, within these bounds."""
 _AVERAGING = 0.98
+_STANDS_STILL = 0.02
+"""Part by which R falls in five sweeps below which the image is good enough to learn from."""
 
 
 def adapt(
@@ -167,7 +169,11 @@ class _Maker:
         trains = self.config.probe != "fixed" and self.config.probe_trainable
         first = Learned(self.device, self.solver()).solve(part, None, LearnedOptions(update_probe=trains))
         options = RefineOptions(
-            sweeps=self.config.probe_sweeps, step=1.0, update_probe=trains, seed=self.config.seed
+            sweeps=self.config.probe_sweeps,
+            step=1.0,
+            update_probe=trains,
+            seed=self.config.seed,
+            tolerance=_STANDS_STILL,
         )
 
         def told(sweep: int, residual: float) -> None:
