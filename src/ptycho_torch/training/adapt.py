@@ -23,7 +23,7 @@ from torch import Tensor
 from ptycho_torch.bundle.shipped import solver_of
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import DataError, Interrupted, TrainingError
+from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair, default_probe
 from ptycho_torch.result import Reconstruction
@@ -92,12 +92,18 @@ def adapt(
 
     Raises
     ------
+    ConfigError
+        For several devices.
     TrainingError
         When a loss is not finite.
     Interrupted
         When a signal came before the first step.
     """
     watch, execution = watch or Watch(), execution or ExecutionConfig()
+    if execution.devices > 1:
+        raise ConfigError(
+            f"devices: expected 1, found {execution.devices}; adaptation runs on one device, --init scratch on several"
+        )
     torch.manual_seed(config.seed)
     began = time.monotonic()
     group_neighbours(scans[0].positions, config.model.gridsize, n_groups=1, seed=config.seed)  # or refuses to
