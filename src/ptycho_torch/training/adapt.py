@@ -7,7 +7,6 @@ and the ones that the run began with are kept where none were better.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
 import time
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.bundle.shipped import solver_of
@@ -25,15 +23,12 @@ from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
 from ptycho_torch.generators.region_solver import RegionSolver
-from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair, default_probe
-from ptycho_torch.result import Reconstruction
+from ptycho_torch.model import Autoencoder, DiffractionToObject
 from ptycho_torch.scan import Scan, group_neighbours
-from ptycho_torch.scan.tiling import innermost
-from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
-from ptycho_torch.solvers.learned import Learned
-from ptycho_torch.training.callbacks import Watch
+from ptycho_torch.training.callbacks import Bar, Watch
 from ptycho_torch.training.examples import Example
-from ptycho_torch.training.prepare import measure, overlaps, with_modes
+from ptycho_torch.training.maker import Maker
+from ptycho_torch.training.material import Labelled, Material, Withheld, on_device
 from ptycho_torch.training.pretrain import region_loss, relative_error
 from ptycho_torch.training.state import (
     RESUME_NAME,
@@ -43,28 +38,17 @@ from ptycho_torch.training.state import (
     save_state,
 )
 from ptycho_torch.training.trained import Trained
-from ptycho_torch.training.withheld import (
-    Labelled,
-    Material,
-    Withheld,
-    equivariance,
-    on_device,
-    predicted_error,
-)
+from ptycho_torch.training.withheld import equivariance, predicted_error
 
 __all__ = ["adapt"]
 
 logger = logging.getLogger(__name__)
 _REGIONS = 2
-_IMAGE_PIXELS = 768 * 64 * 64
-"""Pixels of frames from which the image of all frames is made, at least 64 frames."""
 _VALIDATION = 4, 32
 """Regions and groups of each scan on which weights are judged."""
 _EPOCH = 20, 60
 """Steps between two judgements: what shows all frames once, within these bounds."""
 _AVERAGING = 0.98
-_STANDS_STILL = 0.02
-"""Part by which R falls in five sweeps below which the image is good enough to learn from."""
 
 
 def adapt(
@@ -111,83 +95,19 @@ def adapt(
     if watch.on_start is not None:
         watch.on_start(config)
     device = torch.device(device_of(execution.accelerator))
-    maker = _Maker(config, weights, device, watch)
-    materials = [maker.material(scan, config.val_fraction, bool(k)) for k, scan in enumerate(scans)]
-    judged = [maker.material(validation, 0.2, True)] if validation is not None else materials
+    maker = Maker(config, weights, device, watch)
+    materials = [maker.material(scan, config.val_fraction, k == 0) for k, scan in enumerate(scans)]
+    judged = [maker.material(validation, 0.2)] if validation is not None else materials
     pair = maker.pair(scans[0], materials[0])
     run = _Run(pair, materials, judged, config, device, workdir, watch)
     run.solver.bf16 = run.average.bf16 = execution.precision == "bf16"
     run.begin(state, time.monotonic() - began)
-    return run.done(maker.residuals)
-
-
-@dataclasses.dataclass
-class _Maker:
-    """Makes the image and probe of each scan, with the solver as it is before adaptation."""
-
-    config: TrainingConfig
-    weights: dict[str, Tensor]
-    device: torch.device
-    watch: Watch
-    residuals: list[float] = dataclasses.field(default_factory=list)
-
-    def solver(self) -> RegionSolver:
-        """The network that adaptation begins with."""
-        solver = solver_of(self._pair(default_probe(self.config.model.N), 1.0, {})[1])
-        assert solver is not None
-        return solver
-
-    def _pair(
-        self, probe: NDArray[Any], scale: float, params: dict[str, Any]
-    ) -> tuple[Autoencoder, DiffractionToObject]:
-        model = dataclasses.replace(self.config.model, probe_modes=len(probe))
-        made = build_pair(model, probe, scale, params)
-        made[0].core.generator.load_state_dict(self.weights)
-        return made
-
-    def pair(self, scan: Scan, material: Material) -> tuple[Autoencoder, DiffractionToObject]:
-        """The models that are saved, with the probe and scale of the first scan."""
-        measured = measure(scan, self.config)
-        params = {"amplitude_normalisation": measured.normalisation}
-        return self._pair(material.probe, measured.intensity_scale, params)
-
-    def material(self, scan: Scan, share: float, quietly: bool) -> Material:
-        """What there is to draw from in a scan; ``share`` of its frames are held back from all steps."""
-        scan.require_one_run()
-        modes = self.config.model.probe_modes if not quietly else None
-        guess = scan.probe
-        if guess is None:
-            logger.warning("the scan has no probe: starting from a disk of radius N/4")
-            guess = default_probe(scan.N, modes or 1)
-        guess = with_modes(guess, modes or len(guess))
-        scan = dataclasses.replace(scan, probe=guess)
-        held = np.zeros(scan.n_frames, dtype=bool)
-        count = min(max(round(share * scan.n_frames), 1 if share else 0), scan.n_frames // 4)
-        held[np.random.default_rng([self.config.seed, 7]).choice(scan.n_frames, count, replace=False)] = True
-        rec = self._image(scan, held) if overlaps(scan, scan.N) else None
-        return Material.of(scan, guess, held, rec)
-
-    def _image(self, scan: Scan, held: NDArray[np.bool_]) -> Reconstruction:
-        """The image of frames in the middle: the learned solver's, then sweeps."""
-        able = np.flatnonzero(~held)
-        most = max(64, _IMAGE_PIXELS // scan.N**2)
-        part = scan.select(able[innermost(scan.positions[able], most)])
-        trains = self.config.probe != "fixed" and self.config.probe_trainable
-        first = Learned(self.device, self.solver()).solve(part, None, LearnedOptions(update_probe=trains))
-        options = RefineOptions(
-            sweeps=self.config.probe_sweeps,
-            step=1.0,
-            update_probe=trains,
-            seed=self.config.seed,
-            tolerance=_STANDS_STILL,
-        )
-
-        def told(sweep: int, residual: float) -> None:
-            self.residuals.append(float(residual))
-            if self.watch.on_probe is not None:
-                self.watch.on_probe(sweep, residual)
-
-        return SOLVERS.get("epie")(self.device).solve(part, first, options, told)
+    bar = Bar() if execution.progress else None
+    try:
+        return run.done(maker.residuals, bar)
+    finally:
+        if bar is not None:
+            bar.stop(done=run.progress >= 1.0)
 
 
 class _Run:
@@ -287,13 +207,17 @@ class _Run:
             done = max(done, self.seconds / (60 * self.config.max_minutes))
         return min(done, 1.0)
 
-    def done(self, residuals: list[float]) -> Trained:
+    def done(self, residuals: list[float], bar: Bar | None = None) -> Trained:
         """Take steps until the budget is used up or a signal comes; return the best weights."""
         stopping, stale = self.watch.stopping, 0
         stopping.defer(lambda: None)
         self._began = time.monotonic()
+        if bar is not None:
+            bar.start()
         while (self.progress < 1.0 or not self.step) and stopping.number is None:
             self.advance()
+            if bar is not None:
+                bar.show(self.progress, self.losses[-1])
             if self.step % self.epoch_steps == 0:
                 best = self.best
                 self._judge()

@@ -52,7 +52,9 @@ def test_several_scans_are_adapted_to_and_gone_on_with(folder: Path, tmp_path: P
 
 
 def test_from_scratch_one_scan_is_taken(folder: Path, tmp_path: Path) -> None:
-    done = call("train", folder / "a.npz", folder / "b.npz", "-o", tmp_path / "run", "--init", "scratch", *FEW)
+    done = call(
+        "train", folder / "a.npz", folder / "b.npz", "-o", tmp_path / "run", "--init", "scratch", *FEW
+    )
     assert done.exit_code == 2
     assert "--init scratch" in done.stderr
     assert not list((tmp_path / "run").iterdir())

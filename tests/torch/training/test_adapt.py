@@ -25,6 +25,7 @@ from ptycho_torch.scan import Scan, write_scan
 from ptycho_torch.simulation import make_object, make_probe, simulate_scan
 from ptycho_torch.training import adapt, withheld
 from ptycho_torch.training.initial import chosen_init
+from ptycho_torch.training.material import Image, Material
 from ptycho_torch.training.run import Watch, fit
 from ptycho_torch.workflows.pretraining import save_solver
 from ptycho_torch.workflows.solving import reconstruct
@@ -59,11 +60,11 @@ def settings(tiny: str, **changes: Any) -> TrainingConfig:
     return TrainingConfig(model=ModelConfig(N=0), init=tiny, **{**given, **changes})
 
 
-def material(scan: Scan, share: float = 0.1) -> withheld.Material:
+def material(scan: Scan, share: float = 0.1) -> Material:
     held = np.zeros(scan.n_frames, bool)
     held[:: round(1 / share)] = True
     assert scan.probe is not None
-    return withheld.Material.of(scan, scan.probe, held, None)
+    return Material.of(scan, scan.probe, held, None)
 
 
 def frames_of(scan: Scan, chosen: Any = slice(None)) -> RegionFrames:
@@ -157,7 +158,7 @@ def test_frames_in_the_dark_do_not_count() -> None:
 
 def test_windows_of_an_image_reach_over_its_border() -> None:
     values = np.arange(12, dtype=np.complex64).reshape(3, 4)
-    image = withheld.Image(values, np.ones((3, 4), np.float32), np.array([10.0, 20.0]))
+    image = Image(values, np.ones((3, 4), np.float32), np.array([10.0, 20.0]))
     objects, known = image.windows(np.array([[11, 19], [8, 22], [90, 90]]), (2, 3))
     assert np.array_equal(objects[0].numpy(), [[1, 1, 1], [1, 2, 3]])
     assert np.array_equal(known[0].numpy(), [[0, 0, 0], [1, 1, 1]])
