@@ -362,10 +362,11 @@ def beside_figure(
     shown = [(name, first.reference, first), *((label, both.image, both) for label, both in pairs.items())]
     part = _trim(first.region)
     known = first.reference[first.region]
-    spread, centre = _limits(np.abs(known)), np.sum(known)
+    low, high = _limits(np.abs(known))
+    spread, centre = (low - 0.1 * (high - low), high + 0.1 * (high - low)), np.sum(known)
     round_ = _phase_limits(np.angle(known * np.conj(centre)))
     tall = float(np.clip((part[0].stop - part[0].start) / (part[1].stop - part[1].start), 0.4, 1.6))
-    figure = _new(3.6 * len(shown), 1.2 + 5.8 * tall)
+    figure = _new(3.6 * len(shown), 1.0 + 5.2 * tall)
     figure.suptitle(drawable(title), fontsize=11, parse_math=False)
     for column, (label, values, both) in zip(figure.subplots(2, len(shown)).T, shown, strict=True):
         part = _trim(both.region)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_torch.device import device_of
@@ -127,7 +128,8 @@ def run_demo(
         "picture": folder / "demo.png",
     }
     title = f"{scan.n_frames} simulated frames, {STEP:g} of {SIZE} px apart, from a probe guess out of focus"
-    save_figure(_figure(images, truth, title), files["picture"])
+    picture = _figure(images, truth, title, adapted=trained.metrics["seconds"])
+    save_figure(picture, files["picture"])
     real: dict[str, _Image] = {}
     if measured is not None:
         stages.begin(f"{Path(measured).name}")
@@ -158,14 +160,18 @@ def _simulate(seed: int) -> Scan:
     return dataclasses.replace(scan, probe=spoiled_probe(probe, np.random.default_rng(seed)))
 
 
-def _lit(rec: Reconstruction) -> Reference:
-    """The image where its frames light it, were it little: between frames that lie far apart it counts, too."""
-    lit = rec.weight > 0.05 * np.quantile(rec.weight, 0.95)
-    return dataclasses.replace(as_reference(rec), weight=lit.astype(np.float32))
+def _near_frames(rec: Reconstruction) -> Reference:
+    """The image within N/4 of its frames' positions, the same region for every way to it."""
+    height, width = rec.object.shape
+    x, y = (rec.origin_xy[k] + np.arange(n) for k, n in ((0, width), (1, height)))
+    pixels = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    distance = cKDTree(rec.positions).query(pixels)[0].reshape(height, width)
+    near = (distance <= rec.probe.shape[-1] / 4) & (rec.weight > 0)
+    return dataclasses.replace(as_reference(rec), weight=near.astype(np.float32))
 
 
 def _scores(rec: Reconstruction, truth: Reference) -> dict[str, Any]:
-    return evaluate(_lit(rec), truth)
+    return evaluate(_near_frames(rec), truth)
 
 
 def _two_ways(scan: Scan, truth: Reference) -> dict[str, _Image]:
@@ -189,7 +195,7 @@ def _measured(path: Path, folder: Path) -> tuple[dict[str, _Image], Path]:
     options = RefineOptions(sweeps=_REFERENCE_SWEEPS, step=1.0, tolerance=0.0)
     reference = SOLVERS.get("epie")(device_of("auto")).solve(scan, None, options)
     part = scan.select(np.arange(0, scan.n_frames, _EVERY))
-    known = _lit(reference)
+    known = _near_frames(reference)
     images = _two_ways(part, known)
     title = f"{path.name}: every fourth frame ({part.n_frames}), beside {_REFERENCE_SWEEPS} sweeps over all of them"
     picture = folder / "measured.png"
@@ -197,12 +203,18 @@ def _measured(path: Path, folder: Path) -> tuple[dict[str, _Image], Path]:
     return images, picture
 
 
-def _figure(images: dict[str, _Image], truth: Reference, title: str, name: str = "truth") -> Any:
+def _figure(
+    images: dict[str, _Image], truth: Reference, title: str, name: str = "truth", adapted: float = 0.0
+) -> Any:
     shown = {}
     for label, image in images.items():
-        what = f"{image.reconstruction.sweeps} sweeps" if label == "iterative" else label
+        what = {
+            "iterative": f"{image.reconstruction.sweeps} sweeps, {image.seconds:.1f} s",
+            "without training": f"without training, {image.seconds:.1f} s",
+            "adapted": f"after {adapted:.0f} s of adaptation",
+        }[label]
         correlation = image.scores["complex_correlation"]
-        shown[f"{what}: {correlation:.4f} in {image.seconds:.1f} s"] = _lit(image.reconstruction)
+        shown[f"{what}: {correlation:.4f}"] = _near_frames(image.reconstruction)
     return beside_figure(shown, truth, title, name)
 
 
