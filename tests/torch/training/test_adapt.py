@@ -224,6 +224,24 @@ def test_a_run_that_was_ended_and_resumed_is_as_one_that_was_not(tiny: str, tmp_
         assert torch.equal(again.autoencoder.state_dict()[name], value), name
 
 
+def test_how_far_it_is_is_shown(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Recorder:
+        def start(self) -> None:
+            told.append("start")
+
+        def show(self, progress: float, loss: float) -> None:
+            told.append(progress)
+
+        def stop(self, done: bool) -> None:
+            told.append(done)
+
+    monkeypatch.setattr(adapt, "Bar", Recorder)
+    fit(SCAN, settings(tiny, max_steps=4), dataclasses.replace(QUIET, progress=True))
+    assert told == ["start", 0.25, 0.5, 0.75, 1.0, True]
+
+
 def test_a_signal_before_the_first_step_leaves_nothing(tiny: str, tmp_path: Path) -> None:
     watch = Watch(on_probe=lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
