@@ -120,7 +120,7 @@ def _opened(
         own = folder.scan_file(first)
         found = [own, *(found[1:] or folder.more_files(own))]
     if not found:
-        raise DataError("scan: expected one to train on, found none")
+        raise DataError("scan: there is none to train on; give a scan, or resume=True in the folder of a run")
     scans: list[tuple[ScanFile | None, Scan]] = [
         (None, part) if isinstance(part, Scan) else (part, part.open()) for part in found
     ]
