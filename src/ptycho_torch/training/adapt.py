@@ -25,6 +25,7 @@ from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingErr
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject
 from ptycho_torch.scan import Scan, group_neighbours
+from ptycho_torch.solvers import LearnedOptions
 from ptycho_torch.training.callbacks import Bar, Watch
 from ptycho_torch.training.examples import Example
 from ptycho_torch.training.maker import Maker
@@ -49,6 +50,8 @@ _VALIDATION = 4, 32
 _EPOCH = 20, 60
 """Steps between two judgements: what shows all frames once, within these bounds."""
 _AVERAGING = 0.98
+_ITERATIONS = (4, 5, 6, 7, 8, 10)
+"""How many the steps take, drawn anew for each, as in pretraining."""
 
 
 def adapt(
@@ -274,14 +277,14 @@ class _Run:
             singles = material.drawn_groups(rng, self.config.batch_size, 1)
             return equivariance(self.solver, on_device(singles.given, self.device), rng)
         if rng.random() < self.config.joint_share:
-            return self._predicted(self.solver, material.withheld(rng, _REGIONS), int(rng.integers(4))).mean()
+            count = int(rng.choice(_ITERATIONS))
+            return self._predicted(self.solver, material.withheld(rng, _REGIONS), count).mean()
         groups = material.drawn_groups(rng, self.config.batch_size, self.members)
         return region_loss(*self._compared(self.solver, groups))
 
-    def _predicted(self, solver: RegionSolver, task: Withheld, more: int) -> Tensor:
+    def _predicted(self, solver: RegionSolver, task: Withheld, iterations: int) -> Tensor:
         """R_w of each region."""
         given = on_device(task.given, self.device)
-        iterations = solver.iterations + more
         solution = solver(given, update_probe=self.blind, iterations=iterations, keep=True)
         return predicted_error(solution, on_device(task.hidden, self.device))
 
@@ -314,7 +317,8 @@ class _Run:
         found: dict[str, list[float]] = {}
         for task in self.tasks:
             if isinstance(task, Withheld):
-                found.setdefault("withheld", []).append(float(self._predicted(self.average, task, 3).mean()))
+                errors = self._predicted(self.average, task, LearnedOptions().sweeps)
+                found.setdefault("withheld", []).append(float(errors.mean()))
             elif bool(task.known.any()):
                 solution, example = self._compared(self.average, task)
                 error = relative_error(solution.objects[-1], example)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
+from ptycho_torch.generators.unrolled import REGION_FORMS
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.adapt import adapt
@@ -78,7 +79,7 @@ def fit(
     with watch.stopping:
         config, initial = initial_weights(config)
         config, scan = checked(scans[0], config, execution, None if initial is not None else validation)
-        if initial is not None and config.model.unrolled_form == "region":
+        if initial is not None and config.model.unrolled_form in REGION_FORMS:
             return adapt(
                 [scan, *scans[1:]],
                 config,

@@ -155,7 +155,7 @@ def test_training_without_a_word_adapts_the_shipped_model(tmp_path: Path) -> Non
     config.model.N = 32
     amplitude, _, results = components.run_cdi_example(raw(), raw(), config)
     assert results["trained"].config.init == "shipped"
-    assert results["trained"].config.model.unrolled_form == "region"
+    assert results["trained"].config.model.unrolled_form == "settling"
     assert amplitude.shape == results["reconstruction"].object.shape
     ptycho.model_manager.save(tmp_path / "out")
     assert verify_bundle(tmp_path / "out").exit_status == 0

@@ -27,7 +27,7 @@ def still(**changes: object) -> TrainingConfig:
 
 def test_adaptation_begins_with_the_shipped_weights() -> None:
     trained = fit(SCAN, still(init="shipped"), QUIET)
-    assert trained.config.model.unrolled_form == "region"
+    assert trained.config.model.unrolled_form == "settling"
     assert trained.config.model.N == SCAN.N
     found, shipped = solver_of(trained.diffraction_to_obj), load_solver()
     assert found is not None
