@@ -29,6 +29,7 @@ __all__ = ["Maker"]
 logger = logging.getLogger(__name__)
 _IMAGE_PIXELS = 768 * 64 * 64
 """Pixels of frames from which the image of all frames is made, at least 64 frames."""
+_PROBE_SWEEPS = 10
 _STANDS_STILL = 0.02
 """Part by which R falls in five sweeps below which the image is good enough to learn from."""
 
@@ -83,11 +84,17 @@ class Maker:
         return Material.of(scan, guess, held, rec)
 
     def _image(self, scan: Scan, held: NDArray[np.bool_]) -> Reconstruction:
-        """The image of frames in the middle: the learned solver's, then sweeps."""
+        """The image of frames in the middle, as it is made in use: some sweeps for the probe, the learned solver,
+        sweeps until they stand still."""
         able = np.flatnonzero(~held)
         most = max(64, _IMAGE_PIXELS // scan.N**2)
         part = scan.select(able[innermost(scan.positions[able], most)])
         trains = self.config.probe != "fixed" and self.config.probe_trainable
+        epie = SOLVERS.get("epie")(self.device)
+        if trains:
+            part = dataclasses.replace(
+                part, probe=epie.solve(part, None, RefineOptions(sweeps=_PROBE_SWEEPS)).probe
+            )
         first = Learned(self.device, self.solver()).solve(part, None, LearnedOptions(update_probe=trains))
         options = RefineOptions(
             sweeps=self.config.probe_sweeps,
@@ -102,4 +109,4 @@ class Maker:
             if self.watch.on_probe is not None:
                 self.watch.on_probe(sweep, residual)
 
-        return SOLVERS.get("epie")(self.device).solve(part, first, options, told)
+        return epie.solve(part, first, options, told)

@@ -86,10 +86,9 @@ class Material:
     Attributes
     ----------
     frames : Frames
-    guess : (modes, N, N) complex64 array
-        The probe that regions start from, normalised.
     probe : (modes, N, N) complex64 array
-        The probe of all frames together, which groups take as known.
+        That of the image, or the guess where there is none; normalised. Regions start from it, groups take it
+        as known.
     held : (M,) bool array
         Frames that no step may see.
     image : Image or None
@@ -99,7 +98,6 @@ class Material:
     """
 
     frames: Frames
-    guess: NDArray[np.complex64]
     probe: NDArray[np.complex64]
     held: NDArray[np.bool_]
     image: Image | None
@@ -118,16 +116,13 @@ class Material:
             scan.good_pixels,
             0.5 * float(factor) if scan.counts_known else 0.0,
         )
-        guess = normalise_probe(guess)
-        probe = guess if rec is None else normalise_probe(rec.probe)
-        return cls(
-            frames, guess, probe, held, None if rec is None else Image.of(rec), cKDTree(scan.positions)
-        )
+        probe = normalise_probe(guess if rec is None else rec.probe)
+        return cls(frames, probe, held, None if rec is None else Image.of(rec), cKDTree(scan.positions))
 
     # ------------------------------------------------------------ regions
     def region_at(self, centre: int) -> NDArray[np.int64]:
         """Frames around frame ``centre``, as many as a region holds, nearest first."""
-        size, modes = self.frames.size, len(self.guess)
+        size, modes = self.frames.size, len(self.probe)
         most = max(6, _PIXELS // (size**2 * modes))
         reach = max((_REACH - size) / 2, size / 2)
         away = np.abs(self.frames.positions - self.frames.positions[centre]).max(1)
@@ -172,7 +167,7 @@ class Material:
     ) -> RegionFrames:
         """Frames of several regions of one shape; each part: frames, where all of its region lie, which those are."""
         count = torch.tensor([len(part[0]) for part in parts])
-        probe = torch.from_numpy(self.guess)
+        probe = torch.from_numpy(self.probe)
         return RegionFrames(
             torch.from_numpy(self.frames.read(np.concatenate([part[0] for part in parts]))),
             torch.cat([at.corners[inside] for _, at, inside in parts]),
@@ -198,9 +193,7 @@ class Material:
             parts.append((chosen, placed, slice(None)))
             corners.append(np.rint(placed.origin_xy).astype(np.int64))
         shape = tuple(max(part[1].shape[axis] for part in parts) for axis in (0, 1))
-        given = self._regions(parts, shape)
-        probe = torch.from_numpy(self.probe)
-        given = replace(given, probe=probe.expand(len(parts), *probe.shape), noise=None)
+        given = replace(self._regions(parts, shape), noise=None)
         if self.image is None:
             nothing = torch.zeros(len(parts), *given.shape)
             return Labelled(given, nothing.to(torch.complex64), nothing)
