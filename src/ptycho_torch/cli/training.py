@@ -10,6 +10,8 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
+from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
+from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
 
@@ -44,10 +46,12 @@ ScansArgument = Annotated[
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--output-dir", "-o", help="Output folder.", show_default=False),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with any of the options below.", show_default=False)
+    typer.Option(
+        "--output-dir",
+        "-o",
+        help="Folder for what is written; default: SCAN's name + '_run'.",
+        show_default=False,
+    ),
 ]
 ResumeOption = Annotated[
     Path | None,
@@ -68,6 +72,7 @@ def train(
     scan: ScansArgument = None,
     output_dir: FolderOption = None,
     config: ConfigOption = None,
+    print_config: PrintConfigFlag = False,
     resume: ResumeOption = None,
     force: ForceFlag = False,
     measurement: MeasurementOption = "auto",
@@ -86,6 +91,8 @@ def train(
     """
     console = Console(json, quiet)
     settings, execution, named = _settings(config, resume, flags)
+    if print_config:
+        show_config(settings, execution=execution)
     execution.progress = not console.silent
     folder, paths = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
@@ -120,8 +127,6 @@ def _settings(
     config: Path | None, resume: Path | None, flags: Any
 ) -> tuple[TrainingConfig, ExecutionConfig, Path | None]:
     """Defaults, the run's own configuration, the YAML file and flags, the later ones winning; the folder they name."""
-    from ptycho_torch.config import from_dict, read_yaml
-
     settings, execution = TrainingConfig(), ExecutionConfig()
     settings.model.N = 0
     if resume is not None:
@@ -131,9 +136,7 @@ def _settings(
     sources = [resume / "config.yaml"] if resume is not None else []
     sources += [config] if config is not None else []
     for source in sources:
-        data = read_yaml(source)
-        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{source}: execution.", execution)
-        from_dict(TrainingConfig, data, f"{source}: ", settings)
+        apply_file(source, settings, execution=execution)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
     return settings, execution, settings.output_dir if sources else None
@@ -153,12 +156,10 @@ def _places(
                 f"--output-dir {folder} cannot be used with --resume {resume}, which goes on in its own folder"
             )
         return resume, scans or [RunFolder(resume).scan_file(None).path]
-    if folder is None:
-        raise ConfigError("--output-dir is required: the folder to write to")
     paths = scans or ([settings.train_data_file] if settings.train_data_file is not None else [])
     if not paths:
         raise ConfigError("SCAN is required: the scan file to train on")
-    return folder, paths
+    return folder or Path(f"{paths[0].stem}_run"), paths
 
 
 def add_to(app: typer.Typer) -> None:

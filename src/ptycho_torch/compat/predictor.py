@@ -29,7 +29,6 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.product import HALF_PIXEL
 from ptycho_torch.solvers import SOLVERS
-from ptycho_torch.workflows.solving import Network, polishing, solve
 
 __all__ = [
     "Orientation",
@@ -91,6 +90,8 @@ def image_of(scan: Scan, solver: RegionSolver) -> Reconstruction:
         Its probe is where the solver begins.
     solver : RegionSolver
     """
+    from ptycho_torch.workflows.solving import Network, polishing, solve
+
     device = str(solver.start.device)
     image = solve(scan, Network(solver, None, None, "from memory"), device=device)
     return SOLVERS.get("epie")(device).solve(scan, image, polishing(False))

@@ -28,6 +28,7 @@ from ptycho_torch.scan import Scan, group_neighbours
 from ptycho_torch.solvers import LearnedOptions
 from ptycho_torch.training.callbacks import Bar, Watch
 from ptycho_torch.training.examples import Example
+from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.maker import Maker
 from ptycho_torch.training.material import Labelled, Material, Withheld, on_device
 from ptycho_torch.training.pretrain import region_loss, relative_error
@@ -104,6 +105,7 @@ def adapt(
     pair = maker.pair(scans[0], materials[0])
     run = _Run(pair, materials, judged, config, device, workdir, watch)
     run.solver.bf16 = run.average.bf16 = execution.precision == "bf16"
+    run.logger = logger_of(execution.logger, workdir)
     run.begin(state, time.monotonic() - began)
     bar = Bar() if execution.progress else None
     try:
@@ -143,6 +145,7 @@ class _Run:
         self.losses: list[float] = []
         self.first: dict[str, float] = {}
         self.best, self.best_weights = 1.0, {k: v.clone() for k, v in kept.state_dict().items()}
+        self.logger: Any = False
         self._began = time.monotonic()
 
     # ------------------------------------------------------------ what it goes on from
@@ -350,6 +353,8 @@ class _Run:
             }
         )
         self.losses = []
+        if self.logger is not False:
+            self.logger.log_metrics(self.history[-1], self.step)
         if score < self.best:
             self.best = score
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}

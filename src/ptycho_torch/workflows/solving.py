@@ -44,7 +44,7 @@ _FEWEST = 100
 """Frames below which none is kept back."""
 _SHARE = 8
 """Frames up to this part of the memory are kept once read."""
-_PROBE_SWEEPS, _PROBE_FRAMES = 10, 1024
+PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
 """Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
 _CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
@@ -163,9 +163,9 @@ def solve(
 def _probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     """The scan's probe after some sweeps over the frames in its middle."""
     part = scan
-    if scan.n_frames > _PROBE_FRAMES:
-        part = scan.select(innermost(scan.positions, _PROBE_FRAMES))
-    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=_PROBE_SWEEPS)).probe
+    if scan.n_frames > PROBE_FRAMES:
+        part = scan.select(innermost(scan.positions, PROBE_FRAMES))
+    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=PROBE_SWEEPS)).probe
 
 
 def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
