@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import small_scan
-from test_commands import call
+from calling import call
 
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.scan import write_scan
