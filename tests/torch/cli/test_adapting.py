@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_scan
 from calling import call
+from small import small_scan
 
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.scan import write_scan
