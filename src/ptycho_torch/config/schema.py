@@ -78,7 +78,18 @@ class TrainingConfig:
     train_data_file: Path | None = opt(None, "scan to train on")
     test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
-    init: str = opt("scratch", "weights to start from: 'scratch', 'shipped' (the package's own), or a bundle")
+    init: str = opt(
+        "auto",
+        "weights to start from: 'shipped' (the package's own, adapted), 'scratch', or a bundle; 'auto' takes the shipped"
+        " ones unless another network or labels are asked for",
+    )
+    joint_share: float = opt(
+        0.5,
+        "adapting: share of steps in which many frames are solved together and predict others; in the rest, groups of"
+        " gridsize x gridsize frames learn what all frames say of them",
+        ge=0,
+        le=1,
+    )
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
