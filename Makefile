@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo live test lint docs notebooks wheels clean
 
+# A measured scan is shown as well where one is at hand: make demo MEASURED=scan.npz
+MEASURED ?= $(firstword $(wildcard ../shared/data/siemens_star_aps.npz))
+
 demo: $(READY)
-	$(BIN)/ptychopinn demo --output-dir demo_output
+	$(BIN)/ptychopinn demo --output-dir demo_output $(if $(MEASURED),--measured $(MEASURED))
 
 # A simulated scan, replayed as a detector's stream, and the page that shows the image grow.
 live: $(READY)

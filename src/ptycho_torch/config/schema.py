@@ -37,8 +37,10 @@ def _renamed_groups(n_images: int | None, n_groups: int | None) -> int | None:
 class _Common:
     """What every model has, whichever its generator."""
 
-    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2)
-    gridsize: int = opt(1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16)
+    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2, usual=(32, 64, 128, 256, 512))
+    gridsize: int = opt(
+        1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16, usual=(1, 2, 3, 4)
+    )
     architecture: str = opt("unrolled", "name of the generator: 'unrolled', 'cnn', or one that is installed")
     model_type: Literal["pinn", "supervised"] = opt(
         "pinn", "'pinn' trains through the physics, without labels"
@@ -48,6 +50,7 @@ class _Common:
         "incoherent probe modes of the forward model; default: as many as the scan's probe has",
         ge=1,
         le=64,
+        usual=(1, 2, 3, 4, 5, 8),
     )
 
     generator_options: str = opt(
@@ -75,7 +78,18 @@ class TrainingConfig:
     train_data_file: Path | None = opt(None, "scan to train on")
     test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
-    init: str = opt("scratch", "weights to start from: 'scratch', 'shipped' (the package's own), or a bundle")
+    init: str = opt(
+        "auto",
+        "weights to start from: 'shipped' (the package's own, adapted), 'scratch', or a bundle; 'auto' takes the shipped"
+        " ones unless another network or labels are asked for",
+    )
+    joint_share: float = opt(
+        0.5,
+        "adapting: share of steps in which many frames are solved together and predict others; in the rest, groups of"
+        " gridsize x gridsize frames learn what all frames say of them",
+        ge=0,
+        le=1,
+    )
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
@@ -159,7 +173,7 @@ class InferenceConfig:
     seed: int = opt(0, "seed for grouping, and for choosing the frames that are withheld", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal",
-        "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow",
+        "5, 10 or 16 iterations of the learned solver; half, one or three times the sweeps that follow",
     )
     start: Literal["auto", "learned", "flat"] = opt(
         "auto",

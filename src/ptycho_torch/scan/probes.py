@@ -72,10 +72,14 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
 
     Parameters
     ----------
-    path
+    path : str or Path
         A regular file.
-    size
-        The N it must have; None accepts any.
+    size : int, optional
+        The N it must have; default: any.
+
+    Returns
+    -------
+    (modes, N, N) complex64 array
 
     Raises
     ------
@@ -83,10 +87,16 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
         When there is no such file.
     ScanError
         When it holds no probe.
+
+    Examples
+    --------
+    >>> np.save("probe.npy", np.ones((8, 8)))
+    >>> read_probe("probe.npy").shape
+    (1, 8, 8)
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: there is no such file; expected one with a probe")
+        raise ScanNotFoundError(f"{path}: expected a file with a probe; no regular file is there")
     if path.suffix.lower() == ".npy":
         return probe_modes(str(path), "probe", read_npy(path), size)
     with Archive(path) as archive:

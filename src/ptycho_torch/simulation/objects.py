@@ -98,7 +98,7 @@ def load_object(path: str | Path) -> Complex:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: there is no such file; expected one with an object")
+        raise ScanNotFoundError(f"{path}: expected a file with an object; no regular file is there")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         with Archive(path) as archive:
@@ -135,10 +135,30 @@ def _grey(path: Path) -> NDArray[np.float64]:
 
 
 def make_object(name: str, size: int = 392, seed: int = 0) -> Complex:
-    """An object by name (``lines``, ``siemens``, ``grf``) or by file name.
+    """Make an object.
 
-    ``size``: edge in pixels, for the named ones; ``seed`` for the random ones.
-    Raises :class:`DataError` for a size without room and what :func:`load_object` raises.
+    Parameters
+    ----------
+    name : str
+        ``lines``, ``siemens``, ``grf``, or the name of a file with an object.
+    size : int
+        Edge in pixels, for the named ones.
+    seed : int
+        For the random ones.
+
+    Returns
+    -------
+    (H, W) complex array
+
+    Raises
+    ------
+    DataError
+        For a size without room, and what :func:`load_object` raises.
+
+    Examples
+    --------
+    >>> make_object("siemens", 64).shape
+    (64, 64)
     """
     if name not in OBJECT_NAMES:
         if not Path(name).is_file():
