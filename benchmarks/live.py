@@ -123,6 +123,7 @@ def judged(
         "frames": account["received"],
         "used": session.growing.used,
         "refused": account["refused"],
+        "why": ", ".join(f"{n} {why}" for why, n in account["why"].items()),
         "missing": facts["missing"],
         "unaccounted": account["received"] - account["refused"] - account["paired"],
         "wrong": wrong,
