@@ -17,7 +17,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ptycho_torch.errors import DependencyError, Interrupted, PtychoError, TrainingError, one_line
+from ptycho_torch.errors import (
+    DependencyError,
+    Interrupted,
+    ProcessLost,
+    PtychoError,
+    TrainingError,
+    one_line,
+)
 
 __all__ = [
     "EXIT_FAILED",
@@ -222,7 +229,7 @@ def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
             EXIT_INTERRUPTED,
         )
     if isinstance(error, PtychoError):
-        work = isinstance(error, TrainingError | DependencyError)
+        work = isinstance(error, TrainingError | DependencyError | ProcessLost)
         return str(error), EXIT_FAILED if work else EXIT_USAGE
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or take fewer frames or a smaller size", EXIT_FAILED
