@@ -1,6 +1,6 @@
 """Several processes at work on one job, as ``torchrun`` starts them: which one this is, and what all wait for.
 
-Nothing is started here. ``torchrun``, ``srun torchrun`` and ``reconstruct --processes`` say in the environment
+Nothing is started here, and nothing imports torch before there are several. ``torchrun``, ``srun torchrun`` and ``reconstruct --processes`` say in the environment
 which process this is; one that was started by hand is alone. What is exchanged is small, and goes by Gloo.
 """
 
@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
-
-import torch
-import torch.distributed as dist
 
 from ptycho_torch.errors import ProcessLost
 
@@ -78,10 +75,14 @@ class Group:
     def wait(self) -> None:
         """Wait until all processes are here. Raises :class:`ProcessLost` where one has ended."""
         if self.size > 1:
+            import torch.distributed as dist
+
             with _noticing():
                 dist.barrier()
 
     def _tell(self, box: list[Any]) -> None:
+        import torch.distributed as dist
+
         with _noticing():
             dist.broadcast_object_list(box, src=0)
 
@@ -116,6 +117,9 @@ def joined() -> Iterator[Group]:
     if size == 1:
         yield ALONE
         return
+    import torch
+    import torch.distributed as dist
+
     local, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())

@@ -8,12 +8,13 @@ import io
 import logging
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -25,6 +26,7 @@ from ptycho_torch.errors import (
     TrainingError,
     one_line,
 )
+from ptycho_torch.processes import rank_of
 
 __all__ = [
     "EXIT_FAILED",
@@ -49,6 +51,9 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; other signals have their own number in place of 2."""
 
+_FIRST: Final = 2.0
+"""Seconds that other processes leave to the first one to say what is wrong; they are ended when it has."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -61,8 +66,9 @@ class Console:
     """What a command says. ``json``: one object on stdout at the end; ``quiet``: nothing but errors."""
 
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
-        self.json, self.quiet = json, quiet
-        self.silent = json or quiet
+        # Of several processes the first speaks for all.
+        self.json, self.quiet = json and not rank_of(), quiet or rank_of() > 0
+        self.silent = self.json or self.quiet
         _make_writable()
         _set_up_logging(logging.WARNING if self.silent else logging.INFO)
 
@@ -206,6 +212,8 @@ def guarded(command: F) -> F:
             if debug:
                 traceback.print_exc()
             text, status = _explained(error, debug)
+            if rank_of():
+                time.sleep(_FIRST)
             fail(text, type(error).__name__, bool(kwargs.get("json")))
             raise typer.Exit(status) from None
 

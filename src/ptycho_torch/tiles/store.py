@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, printable
 from ptycho_torch.files import write_bytes_atomic, write_text_atomic
 
-__all__ = ["Box", "Store", "meeting"]
+__all__ = ["Box", "Store", "meeting", "overlapping"]
 
 _PLAN: Final = "plan.json"
 _FORMAT: Final = "ptychopinn-tiles-1"
@@ -51,6 +51,13 @@ def meeting(mine: Box, theirs: Box) -> tuple[tuple[slice, slice], tuple[slice, s
         here.append(slice(low - mine[axis], high - mine[axis]))
         there.append(slice(low - theirs[axis], high - theirs[axis]))
     return (here[0], here[1]), (there[0], there[1])
+
+
+def overlapping(box: Box, others: NDArray[np.int64]) -> list[int]:
+    """Return which of some windows, (K, 4) like :data:`Box`, share pixels with one."""
+    low, high = np.array(box[:2]), np.array(box[:2]) + box[2:]
+    shares = (others[:, :2] < high) & (others[:, :2] + others[:, 2:] > low)
+    return np.flatnonzero(shares.all(1)).tolist()  # type: ignore[no-any-return]
 
 
 class Store:

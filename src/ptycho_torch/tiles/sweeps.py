@@ -35,7 +35,7 @@ from ptycho_torch.solvers.base import Progress
 from ptycho_torch.solvers.epie import REACH, Iteration
 from ptycho_torch.solvers.measured import Measured
 from ptycho_torch.solvers.options import RefineOptions
-from ptycho_torch.tiles.store import Box, Store, meeting
+from ptycho_torch.tiles.store import Box, Store, meeting, overlapping
 
 __all__ = ["Canvas", "Sweeps", "boxes_of"]
 
@@ -74,6 +74,12 @@ class Canvas:
     boxes: list[Box]
     flat: complex = 1.0
 
+    @classmethod
+    def of(cls, store: Store, scan: Scan, reach: int = 0, flat: complex = 1.0) -> Canvas:
+        """Return the canvas of a scan whose positions may move by ``reach`` pixels."""
+        cells = deal_cells(scan.positions, scan.N, reach)
+        return cls(store, cells, boxes_of(scan.positions, cells, scan.N, reach), flat)
+
     @staticmethod
     def stage(sweep: int) -> str:
         """Return the name of a sweep's stage; 0 is the start."""
@@ -81,10 +87,7 @@ class Canvas:
 
     def near(self, box: Box) -> list[int]:
         """Return the cells whose windows share pixels with a box, in the order in which they are changed."""
-        low = np.array(self.boxes)[:, :2]
-        high = low + np.array(self.boxes)[:, 2:]
-        first, last = np.array(box[:2]), np.array(box[:2]) + box[2:]
-        found = np.flatnonzero(((low < last) & (high > first)).all(1)).tolist()
+        found = overlapping(box, np.array(self.boxes))
         return sorted(found, key=lambda n: (self.cells[n].phase, n))
 
     def after(self, box: Box, sweep: int) -> NDArray[np.complex64]:
@@ -132,13 +135,10 @@ class Sweeps:
         In the unit of frames whose mean power is (N/2)^2.
     options : RefineOptions
         Resolved.
-    store : Store
+    canvas : Canvas
+        With room for what positions may move.
     group : Group
     device : str
-    flat : complex
-        The object where nothing is known yet.
-    cells : list of Cell, optional
-        Default: those of :func:`~ptycho_torch.scan.cells.deal_cells`.
     """
 
     def __init__(
@@ -146,18 +146,13 @@ class Sweeps:
         scan: Scan,
         probe: NDArray[Any],
         options: RefineOptions,
-        store: Store,
+        canvas: Canvas,
         group: Group,
         device: str = "cpu",
-        flat: complex = 1.0,
-        cells: list[Cell] | None = None,
     ) -> None:
-        self.scan, self.options, self.store, self.group = scan, options, store, group
-        self.device = torch.device(device)
+        self.scan, self.options, self.canvas, self.group = scan, options, canvas, group
+        self.store, self.device = canvas.store, torch.device(device)
         self.reach = REACH if options.update_positions else 0
-        cells = deal_cells(scan.positions, scan.N, self.reach) if cells is None else cells
-        boxes = boxes_of(scan.positions, cells, scan.N, self.reach)
-        self.canvas = Canvas(store, cells, boxes, flat)
         self.factor = scan.normalisation
         self.start = orthogonal_modes(np.array(probe, dtype=np.complex64))
         self._cache: dict[tuple[int, int], NDArray[np.float32]] = {}
