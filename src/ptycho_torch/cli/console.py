@@ -212,7 +212,9 @@ def guarded(command: F) -> F:
             if debug:
                 traceback.print_exc()
             text, status = _explained(error, debug)
-            if rank_of():
+            if rank_of():  # one that only misses another has nothing to add
+                if isinstance(error, ProcessLost):
+                    raise typer.Exit(status) from None
                 time.sleep(_FIRST)
             fail(text, type(error).__name__, bool(kwargs.get("json")))
             raise typer.Exit(status) from None

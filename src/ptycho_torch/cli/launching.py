@@ -55,9 +55,12 @@ def launch(processes: int, words: list[str], folder: Path, json: bool) -> NoRetu
     try:
         elastic_launch(config, sys.executable)("-m", "ptycho_torch", *words)
     except ChildFailedError as error:
-        # One that was killed says nothing; others then fail for it.
-        killed = [(rank, found) for rank, found in error.failures.items() if found.exitcode < 0]
-        rank, failure = killed[0] if killed else error.get_first_failure()
+        # One that was killed says nothing, and others then fail for it; SIGTERM is what those are ended by.
+        ours = -int(signal.SIGTERM)
+        killed = [(n, found) for n, found in error.failures.items() if found.exitcode < 0]
+        killed = [(n, found) for n, found in killed if found.exitcode != ours]
+        failed = [(n, found) for n, found in error.failures.items() if found.exitcode > 0]
+        rank, failure = (killed or failed or [error.get_first_failure()])[0]
         if failure.exitcode > 0:
             raise typer.Exit(failure.exitcode) from None
         name = signal.Signals(-failure.exitcode).name
