@@ -11,11 +11,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ptycho_torch.errors import ProcessLost
+from ptycho_torch.errors import ProcessLost, PtychoError
 
-__all__ = ["ALONE", "Group", "dealt", "joined", "rank_of"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ALONE", "Group", "current", "dealt", "joined", "noticing", "rank_of"]
 
 T = TypeVar("T")
 _PATIENCE: Final = timedelta(days=1)
@@ -77,13 +80,36 @@ class Group:
         if self.size > 1:
             import torch.distributed as dist
 
-            with _noticing():
+            with noticing():
                 dist.barrier()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over all processes of a tensor without gradient."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        total = value.detach().clone()
+        with noticing():
+            dist.all_reduce(total)
+        return total / self.size
+
+    def most(self, number: int) -> int:
+        """Return the largest of the numbers of all processes."""
+        if self.size == 1:
+            return number
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(number)
+        with noticing():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
     def _tell(self, box: list[Any]) -> None:
         import torch.distributed as dist
 
-        with _noticing():
+        with noticing():
             dist.broadcast_object_list(box, src=0)
 
 
@@ -92,10 +118,13 @@ ALONE: Final = Group()
 
 
 @contextlib.contextmanager
-def _noticing() -> Iterator[None]:
+def noticing() -> Iterator[None]:
+    """Take a broken connection for what it is: raise :class:`ProcessLost`."""
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error, PtychoError):
+            raise
         raise ProcessLost(
             "another process of this job has ended; what was done is kept, --resume goes on from it"
         ) from error
@@ -120,15 +149,27 @@ def joined() -> Iterator[Group]:
     import torch
     import torch.distributed as dist
 
-    local, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
-    with _noticing():
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        backend = "cpu:gloo,cuda:nccl"
+    with noticing():
+        dist.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield Group(dist.get_rank(), dist.get_world_size(), beside)
+        yield current()
     finally:
         dist.destroy_process_group()
+
+
+def current() -> Group:
+    """Return the group that this process is in now; :data:`ALONE` outside :func:`joined`."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return ALONE
+    size = dist.get_world_size()
+    return Group(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
 
 
 def dealt(costs: Sequence[float], group: Group) -> list[int]:

@@ -150,7 +150,7 @@ def reconstruct(
         raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
     folder, budget = output_dir or Path(f"{scan.stem}_image"), None if memory is None else bytes_of(memory)
     if processes > 1 and not launched():
-        launch(processes, sys.argv[1:], folder, json)
+        launch(processes, sys.argv[1:], folder, json, "--resume")
     if refine == 0:
         settings.polish = False
     refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None

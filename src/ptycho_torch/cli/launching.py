@@ -20,7 +20,7 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def launch(processes: int, words: list[str], folder: Path, json: bool) -> NoReturn:
+def launch(processes: int, words: list[str], folder: Path, json: bool, again: str) -> NoReturn:
     """Run ``ptychopinn`` with the same words in several processes, and end as they do.
 
     Where one dies the others are ended, too.
@@ -34,6 +34,8 @@ def launch(processes: int, words: list[str], folder: Path, json: bool) -> NoRetu
         Of the results, for the message.
     json : bool
         Whether errors are also shown as JSON.
+    again : str
+        What to type to go on.
     """
     import logging
 
@@ -59,15 +61,15 @@ def launch(processes: int, words: list[str], folder: Path, json: bool) -> NoRetu
         ours = -int(signal.SIGTERM)
         killed = [(n, found) for n, found in error.failures.items() if found.exitcode < 0]
         killed = [(n, found) for n, found in killed if found.exitcode != ours]
-        failed = [(n, found) for n, found in error.failures.items() if found.exitcode > 0]
+        failed = [(n, found) for n, found in sorted(error.failures.items()) if found.exitcode > 0]
         rank, failure = (killed or failed or [error.get_first_failure()])[0]
         if failure.exitcode > 0:
             raise typer.Exit(failure.exitcode) from None
         name = signal.Signals(-failure.exitcode).name
-        text = f"process {rank} was ended by {name}; what is done is in {folder}: go on with --resume"
+        text = f"process {rank} was ended by {name}; what is done is in {folder}; go on with {again}"
         fail(text, "ProcessLost", json)
         raise typer.Exit(EXIT_FAILED) from None
     except SignalException as stop:
-        fail(f"interrupted; what is done is in {folder}: go on with --resume", "Interrupted", json)
+        fail(f"interrupted; what is done is in {folder}; go on with {again}", "Interrupted", json)
         raise typer.Exit(128 + int(stop.sigval)) from None
     raise typer.Exit(0)

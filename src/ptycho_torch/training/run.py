@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -12,12 +13,14 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError, Interrupted, TrainingError
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
+from ptycho_torch.processes import current, noticing
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
 from ptycho_torch.training.checks import checked
@@ -120,10 +123,12 @@ class _Run:
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         measured = measure(self.scan, config)
         data = GroupData(self.scan, config, self.execution, measured.normalisation, self.validation)
-        if watch.on_start is not None:
+        group = current()
+        if watch.on_start is not None and group.first:
             watch.on_start(config)
         start = dataclasses.replace(config, probe="fixed") if state else config
-        light = illuminate(self.scan, start, measured, device, watch.on_probe)
+        # Every process would find the same but for rounding, which differs between machines.
+        light = group.shared(lambda: illuminate(self.scan, start, measured, device, watch.on_probe))
         module, to_object = _module(self.scan, config, measured, light, data, state)
         if self.initial is not None and state is None:
             load_initial(module.autoencoder.core.generator, self.initial, config.init)
@@ -175,7 +180,7 @@ def _keeper(
     state: State | None,
 ) -> Keeper:
     def best(trained: PtychoModule) -> None:
-        if watch.on_best is not None:
+        if watch.on_best is not None and trained.group.first:
             watch.on_best(trained.autoencoder, to_object, module.config, keeper.history)
 
     path = None if workdir is None else workdir / RESUME_NAME
@@ -193,7 +198,8 @@ def _train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
         trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs)
-        trainer.fit(module, datamodule=data)
+        with noticing() if module.group.size > 1 else contextlib.nullcontext():
+            trainer.fit(module, datamodule=data)
 
 
 def _ended(
@@ -228,9 +234,14 @@ def _trainer(
     device: str,
     done: int,
 ) -> lightning.Trainer:
+    group = current()
+    several = DDPStrategy(find_unused_parameters=True) if group.size > 1 else "auto"
     return lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=execution.devices,
+        devices=group.on_machine,
+        num_nodes=group.size // group.on_machine,
+        strategy=several,
+        use_distributed_sampler=False,
         max_epochs=config.nepochs - done,
         min_epochs=0,
         reload_dataloaders_every_n_epochs=1,
