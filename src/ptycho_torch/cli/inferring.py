@@ -111,7 +111,8 @@ def reconstruct(
         ),
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, max=1024, help="Processes of this machine that share the scan.")
+        int,
+        typer.Option("--processes", min=1, max=1024, help="Processes of this machine that share the scan."),
     ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a reconstruction in pieces that was ended.")

@@ -45,6 +45,7 @@ def launch(processes: int, words: list[str], folder: Path, json: bool, again: st
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in one line
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's remarks on its own speed, once a process
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -273,7 +273,7 @@ def _stitched(
         folder = Path(results["bundle"]).parent / "inference"
         done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}
-        obj = done.reconstruction.object
+        obj = done.whole().object
     else:
         more["reconstruction"] = reconstruct(
             model, scan, batch_size=batch_size, neighbor_count=settings.neighbor_count, seed=settings.seed

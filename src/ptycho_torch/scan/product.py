@@ -133,10 +133,9 @@ class _Layer:
 
     def copy_to(self, file: Any, key: str) -> None:
         """Write it as a data set, in chunks."""
-        height, width = self.shape[1:]
         made = file.create_dataset(key, self.shape, np.complex64, chunks=(1, *self.data.chunks))
         step = self.data.chunks[0]
-        for row in range(0, height, step):
+        for row in range(0, self.shape[1], step):
             made[0, row : row + step] = self.data[row : row + step]
 
 

@@ -183,7 +183,9 @@ def refine(
     device = torch.device(device)
     if not isinstance(frames, Measured):
         frames = Measured(frames, 1.0, good_pixels, device)
-    state = Iteration(frames, positions, orthogonal_modes(np.array(probe, np.complex64)), start, options, device)
+    state = Iteration(
+        frames, positions, orthogonal_modes(np.array(probe, np.complex64)), start, options, device
+    )
     rng = np.random.default_rng(options.seed)
     began, residuals, stopped = time.monotonic(), [], "sweeps used up"
     for sweep in range(options.sweeps):

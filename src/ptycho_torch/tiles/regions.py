@@ -131,8 +131,6 @@ def engine_work(
     return work
 
 
-
-
 @dataclass(frozen=True)
 class TileStage:
     """Tiles of a scan that a group of processes solves; what is done already is not done again.
@@ -217,7 +215,9 @@ class TileStage:
                 mine, theirs = (a["object"] * a["weight"] for a in (one, store.get(name, j)))
                 pairs.append((i, j))
                 products.append(np.vdot(mine[shared[0]], theirs[shared[1]]))
-        turns = synchronise(count, np.array(pairs, np.int64).reshape(-1, 2), np.array(products, np.complex128))
+        turns = synchronise(
+            count, np.array(pairs, np.int64).reshape(-1, 2), np.array(products, np.complex128)
+        )
         probe, flat = store.get(name, "probe")["probe"], np.array(np.mean(levels))
         store.put(name, "end", turns=turns, boxes=boxes, flat=flat, probe=probe)
         logger.info("%s: %d tiles solved", name, count)

@@ -196,6 +196,7 @@ def _train(
     if execution.progress:
         callbacks.append(ProgressBar())
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
         trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs)
         with noticing() if module.group.size > 1 else contextlib.nullcontext():

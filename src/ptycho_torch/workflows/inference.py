@@ -113,6 +113,15 @@ class ReconstructionOutputs:
     metrics: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
 
+    def whole(self) -> Reconstruction:
+        """Return the reconstruction. Raises :class:`DataError` where it is not in memory."""
+        if self.reconstruction is None:
+            raise DataError(
+                "the reconstruction is not in memory here: expected its canvas to fit, found it in"
+                f" {self.files.get('reconstruction', 'the first process')}"
+            )
+        return self.reconstruction
+
 
 @dataclass
 class _Job:
@@ -357,8 +366,7 @@ def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
 
 def _save(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     """Write the numbers."""
-    files, rec = done.files, done.reconstruction
-    assert rec is not None
+    files, rec = done.files, done.whole()
     files["reconstruction"] = save_reconstruction(rec, folder / "reconstruction.npz")
     if job.geometry is not None:
         files["product"] = folder / "product.h5"
@@ -372,8 +380,7 @@ def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     """Write picture and report; a failure is a warning."""
     try:
         title = f"{job.name}, {job.scan.n_frames} frames"
-        assert done.reconstruction is not None
-        picture = figure_png(reconstruction_figure(done.reconstruction, title))
+        picture = figure_png(reconstruction_figure(done.whole(), title))
         write_bytes_atomic(folder / "reconstruction.png", picture)
         done.files["figure"] = folder / "reconstruction.png"
         caption = "Amplitude and phase, masked where nothing was measured"

@@ -356,5 +356,3 @@ def _swept(
         "sweeps": done,
         "residuals": tuple(end["residuals"].tolist()),
     }
-
-
