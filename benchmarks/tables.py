@@ -3,9 +3,10 @@
     python benchmarks/tables.py          # writes benchmarks/RESULTS.md
     python benchmarks/tables.py --check  # fails where it is not what the files say
 
-A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote (``harness.keep``): command, date, seed, machine with
-versions, and results, a list of rows or an object with ``rows``. Where ``by`` in it names columns, rows that agree in those are
-runs with different seeds; their numbers become mean ± standard deviation, with the number of runs.
+A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote
+(``harness.keep``): command, date, seed, machine with versions, and results, a list of rows or an object
+with ``rows``. Where ``by`` in it names columns, rows that agree in those are runs with different seeds;
+their numbers become mean ± standard deviation, with the number of runs.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from ptycho_torch.workflows.solving import (
     kept_back,
     network_of,
     polishing,
+    read_once,
     solve,
     starts_flat,
     with_probe,
@@ -54,7 +55,7 @@ __all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "recons
 
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
-_EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
+_EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
 """Factor on the sweeps that follow by themselves."""
@@ -205,6 +206,7 @@ def reconstruct_to(
 def _solved_at_once(
     job: _Job, refinement: Refinement | None, folder: Path, listeners: Listeners
 ) -> ReconstructionOutputs:
+    job.scan = read_once(job.scan, job.hidden)
     result = _image(job, refinement, listeners)
     metrics = {**result.facts(), "scan": described(job.scan), "shape": list(result.object.shape)}
     done = ReconstructionOutputs(result, {}, metrics)
