@@ -47,6 +47,7 @@ FLOORS = (
     "inference",
     "cli",
     "compat.commands",
+    "__main__",
     "",  # ptycho_torch itself, whose names are those of all floors
 )
 """Folders and files of ``ptycho_torch``, lowest first: each may import what stands before it.

@@ -111,7 +111,7 @@ def test_what_is_done_is_not_done_again(sweeps: Make, monkeypatch: pytest.Monkey
     straight = sweeps()
     wanted = whole(straight, straight.run())
     broken = sweeps("broken")
-    put, count = Store.put, 0
+    put, count, stop = Store.put, 0, -1
 
     def dies(self: Store, stage: str, piece: int | str, **arrays: Any) -> None:
         nonlocal count
@@ -122,8 +122,8 @@ def test_what_is_done_is_not_done_again(sweeps: Make, monkeypatch: pytest.Monkey
 
     pieces = 3 * (len(broken.canvas.cells) + 1)
     monkeypatch.setattr(Store, "put", dies)
-    for stop in (4, 9, len(broken.canvas.cells) + 1):  # within phases, and at the end of a sweep
-        count = 0
+    for last_one in (4, 9, len(broken.canvas.cells) + 1):  # within phases, and at the end of a sweep
+        count, stop = 0, last_one
         with pytest.raises(KeyboardInterrupt):
             sweeps("broken").run()
     stop, before = -1, 3 + 8 + len(broken.canvas.cells)

@@ -114,7 +114,9 @@ def test_tiles_are_as_good_as_the_whole(scan: Scan, canvas: Canvas) -> None:
 
 def test_any_solver_goes_on_from_the_canvas(scan: Scan, canvas: Canvas) -> None:
     epie = SOLVERS.get("epie")()
-    rough, _ = stitched(scan, canvas, engine_work(epie, scan, RefineOptions(sweeps=2), None, 0), 150 * SIZE**2)
+    rough, _ = stitched(
+        scan, canvas, engine_work(epie, scan, RefineOptions(sweeps=2), None, 0), 150 * SIZE**2
+    )
     work = engine_work(epie, scan, RefineOptions(sweeps=3), canvas, 0)
     stage = TileStage("engine", scan, work, canvas.store, ALONE)
     probe = canvas.store.get("tiles")["probe"]

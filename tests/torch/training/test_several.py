@@ -50,9 +50,7 @@ def losses(processes: int) -> list[float]:
     command += ["--nproc-per-node", str(processes), str(HERE / "shared_run.py")]
     paths = os.pathsep.join([str(HERE.parent), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = {
         words[1]: words[2:]
