@@ -33,7 +33,7 @@ _NOT_FLAGS = (
 @guarded
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
-    (ExecutionConfig, "Execution", ("progress", "num_workers")),
+    (ExecutionConfig, "Execution", ("progress", "num_workers", "devices")),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(

@@ -1,7 +1,8 @@
-"""``reconstruct --processes``: the image of one process; one that is killed ends all, and --resume goes on."""
+"""Commands with several processes: one that is killed ends all, and --resume goes on with another number."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def ended_cleanly(begun: subprocess.Popen[str], ranks: list[int]) -> None:
+    """Nothing hangs or is left behind, and one line says what has happened and how to go on."""
+    _, said = begun.communicate(timeout=100)
+    assert begun.returncode == 1
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, said
+    assert "process 1 was ended by SIGKILL" in errors[0]
+    assert "--resume" in errors[0]
+    assert not any(map(alive, ranks))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks /proc for child processes")
 def test_one_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -56,13 +68,7 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -> None
         time.sleep(0.01)
     ranks = children(begun.pid)
     os.kill(ranks[1], signal.SIGKILL)
-    _, said = begun.communicate(timeout=100)
-    assert begun.returncode == 1
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert "process 1 was ended by SIGKILL" in errors[0]
-    assert "--resume" in errors[0]
-    assert not any(map(alive, ranks))
+    ended_cleanly(begun, ranks)
     ended = (state / "sweep-0001" / "end.npz").stat().st_mtime_ns
     again = subprocess.run(
         [*command(scan, tmp_path / "killed", 3, "--resume", "--json")],
@@ -77,3 +83,28 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -> None
     )
     assert np.array_equal(one.object, other.object)
     assert (one.residual, one.residual_withheld) == (other.residual, other.residual_withheld)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks /proc for child processes")
+def test_training_ends_with_one_of_its_processes_and_goes_on(tmp_path: Path) -> None:
+    scan, folder = tmp_path / "scan.npz", tmp_path / "run"
+    write_scan(small_scan(32), scan)
+    words = [sys.executable, "-m", "ptycho_torch", "train", str(scan), "-o", str(folder), "--init", "scratch"]
+    words += ["--probe", "fixed", "--n-groups", "12", "--batch-size", "4", "--unrolled-width", "8"]
+    words += ["--unrolled-levels", "1", "--unrolled-iterations", "1", "--nepochs", "100000"]
+    words += ["--max-minutes", "30"]
+    begun = subprocess.Popen([*words, "--devices", "2"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 200
+    while not (folder / "resume.safetensors").exists() and begun.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    ranks = children(begun.pid)
+    os.kill(ranks[1], signal.SIGKILL)
+    ended_cleanly(begun, ranks)
+    more = ["train", "--resume", str(folder), "--max-minutes", "0.001", "--devices", "1", "--json"]
+    again = subprocess.run(
+        [sys.executable, "-m", "ptycho_torch", *more],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["epochs"] >= 1
