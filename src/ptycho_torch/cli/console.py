@@ -6,6 +6,7 @@ import functools
 import inspect
 import io
 import logging
+import os
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
+    "LAUNCHED",
     "Console",
     "JsonFlag",
     "QuietFlag",
@@ -51,6 +53,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; other signals have their own number in place of 2."""
 
+LAUNCHED: Final = "PTYCHOPINN_LAUNCHED"
+"""In the environment of processes that another one of this package has started and speaks for."""
 _FIRST: Final = 2.0
 """Seconds that other processes leave to the first one to say what is wrong; they are ended when it has."""
 
@@ -212,9 +216,10 @@ def guarded(command: F) -> F:
             if debug:
                 traceback.print_exc()
             text, status = _explained(error, debug)
-            if rank_of():  # one that only misses another has nothing to add
-                if isinstance(error, ProcessLost):
-                    raise typer.Exit(status) from None
+            # One that only misses another has nothing to add to what the first process or the launcher says.
+            if isinstance(error, ProcessLost) and (rank_of() or LAUNCHED in os.environ):
+                raise typer.Exit(status) from None
+            if rank_of():
                 time.sleep(_FIRST)
             fail(text, type(error).__name__, bool(kwargs.get("json")))
             raise typer.Exit(status) from None

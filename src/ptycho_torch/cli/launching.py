@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from ptycho_torch.cli.console import EXIT_FAILED, fail
+from ptycho_torch.cli.console import EXIT_FAILED, LAUNCHED, fail
 from ptycho_torch.errors import ConfigError
 
 __all__ = ["launch", "launched", "require_alone"]
@@ -54,6 +54,7 @@ def launch(processes: int, words: list[str], folder: Path, json: bool, again: st
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in one line
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ[LAUNCHED] = "1"
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's remarks on its own speed, once a process
     config = LaunchConfig(
         min_nodes=1,
