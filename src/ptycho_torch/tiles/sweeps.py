@@ -154,7 +154,7 @@ class Sweeps:
         self.store, self.device = canvas.store, torch.device(device)
         self.reach = REACH if options.update_positions else 0
         self.factor = scan.normalisation
-        self.start = orthogonal_modes(np.array(probe, dtype=np.complex64))
+        self.start = group.shared(lambda: orthogonal_modes(np.array(probe, dtype=np.complex64)))
         self._cache: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._room = memory_limit() // 2
 

@@ -76,8 +76,12 @@ class Pieces:
 
     @property
     def share(self) -> int | None:
-        """Bytes of one process, where something was said."""
-        return None if self.memory is None else self.memory // self.group.on_machine
+        """Bytes of one process, where something was said or several share what is free."""
+        if self.memory is not None:
+            return self.memory // self.group.on_machine
+        if self.group.size == 1:
+            return None
+        return memory_used() + memory_limit() // (2 * self.group.on_machine)
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,7 @@ def _begun(store: Store, job: PieceJob, pieces: Pieces) -> int:
             f"memory: expected at least {shown_bytes((memory_used() + _LEAST) * group.on_machine)} for"
             f" {group.on_machine} processes, most of it taken by programs and libraries; raise --memory"
         )
-    room = memory_limit() * group.on_machine if pieces.memory is not None else memory_limit() // 2
+    room = memory_limit() * group.on_machine // (2 if pieces.share is None else 1)
     room //= max(group.on_machine, _SHARED_BY)
     pixels = int(min(_LARGEST, room // _PIXEL))
     store.begin({**plan, "tile_pixels": pixels})
