@@ -165,12 +165,11 @@ def processes(arguments: argparse.Namespace, count: int) -> list[dict[str, Any]]
         words = command(scan, folder, arguments.sweeps, *memory, "--processes", str(number))
         found = run(words)
         image = load_reconstruction(folder / "reconstruction.npz") if not found["status"] else None
-        difference = None
-        if image is not None and first is None:
-            first = image
-        if image is not None and first is not None:
+        difference, cells = None, None if image is None else image.info.get("cells")
+        if image is not None and cells:  # what fits is solved at once, which is another order of batches
+            first = first or image
             difference = float(np.abs(image.object - first.object).max())
-        rows.append({"processes": number, **found, "largest_difference": difference})
+        rows.append({"processes": number, "cells": cells, **found, "largest_difference": difference})
         print(table([{k: v for k, v in rows[-1].items() if k not in ("said", "sweep_seconds")}]), flush=True)
     return rows
 
