@@ -99,7 +99,14 @@ def test_some_memory_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("1", 1), ("500M", 500 << 20), ("2GiB", 2 << 30), ("1.5 gb", 3 << 29), ("64kB", 1 << 16), ("1T", 1 << 40)],
+    [
+        ("1", 1),
+        ("500M", 500 << 20),
+        ("2GiB", 2 << 30),
+        ("1.5 gb", 3 << 29),
+        ("64kB", 1 << 16),
+        ("1T", 1 << 40),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
     assert bytes_of(text) == count

@@ -26,6 +26,7 @@ from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
+from ptycho_torch.solvers.epie import Epie
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
 from ptycho_torch.workflows.records import described
@@ -241,9 +242,9 @@ def _solved_in_pieces(
     inputs: list[str | Path],
 ) -> ReconstructionOutputs:
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
-    options: SolverOptions | None = polishing(job.flat, _PATIENCE[job.config.effort])
-    if refinement is not None:
-        options = refinement.options
+    patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
+    options = polishing(job.flat, patience) if refinement is None else given
+    otherwise = polishing(True, patience) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
     learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16, seed=job.config.seed)
     piece_job = PieceJob(
@@ -254,6 +255,7 @@ def _solved_in_pieces(
         job.solver,
         None if job.solver is None else options,
         job.device,
+        otherwise if job.config.start == "auto" and isinstance(job.solver, Epie) else None,
     )
     with contextlib.ExitStack() as held:
 

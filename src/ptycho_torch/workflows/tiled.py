@@ -28,6 +28,7 @@ from ptycho_torch.processes import ALONE, Group
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Geometry, Scan
 from ptycho_torch.scan.product import Product, write_product
+from ptycho_torch.scan.tiling import Tile
 from ptycho_torch.solvers import LearnedOptions, Progress, RefineOptions, Solver, SolverOptions
 from ptycho_torch.solvers.epie import REACH, Epie
 from ptycho_torch.solvers.learned import frames_of
@@ -37,7 +38,7 @@ from ptycho_torch.tiles.regions import TileStage, engine_work, learned_work, mer
 from ptycho_torch.tiles.store import Box, Store
 from ptycho_torch.tiles.sweeps import Canvas, Sweeps
 from ptycho_torch.workflows.run_folder import identity
-from ptycho_torch.workflows.solving import Network, with_probe
+from ptycho_torch.workflows.solving import Network, probe_of, with_probe
 
 __all__ = ["CANVAS_NAME", "STATE_NAME", "PieceJob", "Pieces", "Solved", "fits", "solve_in_pieces"]
 
@@ -101,6 +102,9 @@ class PieceJob:
         What goes on from there, with ``options``.
     options : SolverOptions, optional
     device : str
+    otherwise : SolverOptions, optional
+        For ``solver`` where tiles of the learned one do not fit into memory, so that it begins from a flat object;
+        None: it must not.
     """
 
     network: Network
@@ -110,6 +114,26 @@ class PieceJob:
     solver: Solver | None
     options: SolverOptions | None
     device: str = "cpu"
+    otherwise: SolverOptions | None = None
+
+    def tiles(self, seen: Scan, pixels: int) -> list[Tile]:
+        """Return the tiles of the learned solver, or raise :class:`DataError` where they do not fit."""
+        assert self.learned is not None
+        modes = 1 if seen.probe is None else len(seen.probe)
+        return tiles_within(
+            seen.positions, seen.N, pixels // modes, self.learned.halo * seen.N, _PIXEL * modes
+        )
+
+    def fitting(self, seen: Scan, pixels: int) -> PieceJob:
+        """Return the job as memory allows it."""
+        if self.learned is None or self.otherwise is None:
+            return self
+        try:
+            self.tiles(seen, pixels)
+        except DataError as error:
+            logger.info("beginning from a flat object: %s", error)
+            return dataclasses.replace(self, learned=None, options=self.otherwise)
+        return self
 
     def plan(self) -> dict[str, Any]:
         """Return what tells this job from another one."""
@@ -211,6 +235,7 @@ def solve_in_pieces(
     store = Store(folder / STATE_NAME)
     pixels = group.shared(lambda: _begun(store, job, pieces))
     seen = with_probe(job.scan.select(~job.hidden) if job.hidden.any() else job.scan)
+    job = job.fitting(seen, pixels)
     moves = isinstance(job.options, RefineOptions) and job.options.update_positions
     canvas = Canvas.of(store, seen, REACH if moves else 0)
     probe = _started(job, seen, canvas, pixels, pieces, listeners[0])
@@ -281,24 +306,26 @@ def _started(
     job: PieceJob, seen: Scan, canvas: Canvas, pixels: int, pieces: Pieces, progress: Progress | None
 ) -> NDArray[np.complex64]:
     """Put the image to begin with onto the canvas; return the probe, normalised."""
-    network = job.network
-    if network.probe is not None and network.probe.shape[-1] == seen.N and job.learned is not None:
+    network, group, store = job.network, pieces.group, canvas.store
+    assert seen.probe is not None
+    if job.learned is None:
+        return normalise_probe(seen.probe)
+    assert network.solver is not None
+    if network.probe is not None and network.probe.shape[-1] == seen.N:
         seen = dataclasses.replace(seen, probe=np.asarray(network.probe, dtype=np.complex64))
+    elif job.learned.update_probe and not group.shared(lambda: store.has("tiles", "probe")):
+        given = seen
+        seen = dataclasses.replace(seen, probe=group.shared(lambda: probe_of(given, job.device)))
     assert seen.probe is not None
     probe = normalise_probe(seen.probe)
-    if job.learned is None:
-        return probe
-    assert network.solver is not None
-    size, modes = seen.N, len(probe)
-    room = pixels // modes
-    tiles = tiles_within(seen.positions, size, room, job.learned.halo * size, _PIXEL * modes)
+    tiles = job.tiles(seen, pixels)
     work = learned_work(network.solver.to(job.device), frames_of(seen), job.learned)
-    middle = max(1, min(512, room // size**2))
-    stage = TileStage("tiles", seen, work, canvas.store, pieces.group, middle)
+    middle = max(1, min(512, pixels // len(probe) // seen.N**2))
+    stage = TileStage("tiles", seen, work, store, group, middle)
     stage.run(tiles, probe, progress)
-    end = canvas.store.get("tiles")
+    end = store.get("tiles")
     canvas.flat = complex(float(end["flat"]))
-    merge("tiles", canvas, 0, pieces.group)
+    merge("tiles", canvas, 0, group)
     return np.asarray(end["probe"])
 
 

@@ -146,6 +146,19 @@ def test_the_learned_solver_begins_where_frames_are_sparse(tmp_path: Path) -> No
     assert done.whole().residual < 0.05
 
 
+def test_where_tiles_do_not_fit_it_begins_flat_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptycho_torch.workflows.tiled._LARGEST", 9 * 32**2)
+    scan = small_scan(32, step=5.0, edge=80)
+    settings, refinement = InferenceConfig(), Refinement("epie", RefineOptions(sweeps=2))
+    done = reconstruct_to(tmp_path, scan, None, settings, QUIET, refinement=refinement, pieces=Pieces())
+    assert done.whole().residuals[0] > 0.005  # of a flat object
+    settings.start = "learned"
+    with pytest.raises(DataError, match="--start flat"):
+        reconstruct_to(tmp_path / "other", scan, None, settings, QUIET, pieces=Pieces())
+
+
 def test_a_model_that_predicts_frame_by_frame_takes_one_process(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
