@@ -33,7 +33,7 @@ import torch
 
 from harness import keep, parser, table
 from ptycho_torch.files.memory import bytes_of
-from ptycho_torch.result import load_reconstruction
+from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.simulation import make_object, make_probe
 
 _SWEEP = re.compile(r"sweep (\d+): R \S+, (\S+) s in all")
@@ -96,6 +96,12 @@ def command(scan: Path, folder: Path, sweeps: int, *more: str) -> list[str]:
     return [sys.executable, "-m", "ptycho_torch", *words, *more]
 
 
+def image_of(folder: Path) -> Reconstruction:
+    """The image in a folder, whichever file it is in."""
+    files = (folder / f"reconstruction.{ending}" for ending in ("npz", "h5"))
+    return load_reconstruction(next(path for path in files if path.exists()))
+
+
 def run(words: list[str], watched: Callable[[subprocess.Popen[str]], None] | None = None) -> dict[str, Any]:
     """Run a command; what it took."""
     before, began, peaks = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), [0, 0]
@@ -120,18 +126,20 @@ def run(words: list[str], watched: Callable[[subprocess.Popen[str]], None] | Non
 
 
 def lengths(arguments: argparse.Namespace, size: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Memory and time against the number of frames; the exponent of the time that is not spent on starting."""
+    """Memory and time against the number of frames; the exponent of the time that is not spent on starting.
+
+    By two processes, which solve in pieces whatever the length: one would solve a short scan at once.
+    """
     rows = []
     empty = make_scan(arguments.work / "empty.h5", 16, size, arguments.step, 1e5, arguments.seed)
-    start = run(command(empty, arguments.work / "image", 1, "--processes", "1"))
+    several = ["--processes", "2", "--memory", arguments.memory]
+    start = run(command(empty, arguments.work / "image", 1, *several))
     for count in arguments.frames:
         scan = arguments.work / f"scan-{count}.h5"
         began = time.monotonic()
         make_scan(scan, count, size, arguments.step, 1e5, arguments.seed)
         made = time.monotonic() - began
-        found = run(
-            command(scan, arguments.work / f"image-{count}", arguments.sweeps, "--memory", arguments.memory)
-        )
+        found = run(command(scan, arguments.work / f"image-{count}", arguments.sweeps, *several))
         work = found["cpu_seconds"] - start["cpu_seconds"]
         rows.append(
             {
@@ -164,7 +172,7 @@ def processes(arguments: argparse.Namespace, count: int) -> list[dict[str, Any]]
         memory = ["--memory", str(bytes_of(arguments.memory) * number // most)]
         words = command(scan, folder, arguments.sweeps, *memory, "--processes", str(number))
         found = run(words)
-        image = load_reconstruction(folder / "reconstruction.npz") if not found["status"] else None
+        image = image_of(folder) if not found["status"] else None
         difference, cells = None, None if image is None else image.info.get("cells")
         if image is not None and cells:  # what fits is solved at once, which is another order of batches
             first = first or image
@@ -222,7 +230,7 @@ def kills(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
         )
         print(rows[-1], flush=True)
     last = run(command(scan, folder, sweeps, "--processes", "3", "--resume"))
-    one, other = (load_reconstruction(f / "reconstruction.npz") for f in (straight, folder))
+    one, other = image_of(straight), image_of(folder)
     return {
         "kills": rows,
         "status": last["status"],
