@@ -13,7 +13,6 @@ other work on the machine does not show, and wall-clock seconds, in which it doe
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import resource
@@ -189,7 +188,7 @@ def kills(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     straight, folder = arguments.work / "straight", arguments.work / "killed"
     sweeps = max(4, arguments.kills)
     if run(command(scan, straight, sweeps, "--processes", "2"))["status"]:
-        return {"error": "the run that nobody killed failed"}
+        raise SystemExit("the run that nobody killed failed")
     state, rows = folder / "reconstruct.state", []
 
     def pieces() -> set[str]:
@@ -212,7 +211,7 @@ def kills(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
         if ranks:
             os.kill(ranks[victim], signal.SIGKILL)
         began = time.monotonic()
-        _, said = process.communicate(timeout=300)
+        process.communicate(timeout=300)
         redone = [p.name for p, t in times.items() if p.exists() and p.stat().st_mtime_ns != t]
         left = [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
         rows.append(
@@ -225,18 +224,24 @@ def kills(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
                 "pieces_kept": len(pieces()),
                 "sweep": sweep(pieces()),
                 "redone": len(redone),
-                "said": said.strip().splitlines()[-1:] if process.returncode else [],
             }
         )
         print(rows[-1], flush=True)
     last = run(command(scan, folder, sweeps, "--processes", "3", "--resume"))
     one, other = image_of(straight), image_of(folder)
     return {
-        "kills": rows,
+        "rows": rows,
         "status": last["status"],
         "largest_difference": float(np.abs(one.object - other.object).max()),
         "resumed": sum(row["status"] == 1 and not row["left_behind"] for row in rows),
     }
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the table: seconds of the first and the last sweep in place of all, and nothing that was said."""
+    kept = {key: value for key, value in row.items() if key not in ("said", "sweep_seconds")}
+    sweeps = row["sweep_seconds"]
+    return {**kept, "first_sweep_seconds": sweeps[0], "last_sweep_seconds": sweeps[-1]} if sweeps else kept
 
 
 def main() -> None:
@@ -260,19 +265,19 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work))
     parts = arguments.only or ["lengths", "processes", "kills"]
-    results: dict[str, Any] = {"size": size, "step": arguments.step, "sweeps": arguments.sweeps}
-    results |= {"memory": arguments.memory, "counts": arguments.frames}
+    about = {"size": size, "step": arguments.step, "sweeps": arguments.sweeps, "memory": arguments.memory}
     if "lengths" in parts:
-        results["lengths"], results["linearity"] = lengths(arguments, size)
+        rows, summary = lengths(arguments, size)
+        print(summary)
+        print(keep("scale-lengths", arguments, {**about, **summary, "rows": list(map(plain, rows))}))
     if "processes" in parts:
         count = arguments.frames[-1]
         if not (arguments.work / f"scan-{count}.h5").exists():
             make_scan(arguments.work / f"scan-{count}.h5", count, size, arguments.step, 1e5, arguments.seed)
-        results["processes"] = processes(arguments, count)
+        rows = processes(arguments, count)
+        print(keep("scale-processes", arguments, {**about, "rows": list(map(plain, rows))}))
     if "kills" in parts:
-        results["kills"] = kills(arguments, size)
-    print(json.dumps(results.get("linearity", {})))
-    print(keep("scale", arguments, results))
+        print(keep("scale-kills", arguments, kills(arguments, size)))
     shutil.rmtree(arguments.work)
 
 
