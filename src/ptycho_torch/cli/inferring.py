@@ -12,6 +12,8 @@ from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.launching import launch, launched
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
+from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
+from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
@@ -33,7 +35,7 @@ _NOT_FLAGS = (
 @guarded
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
-    (ExecutionConfig, "Execution", ("progress", "num_workers", "devices")),
+    (ExecutionConfig, "Execution", ("progress", "num_workers", "logger", "devices")),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
@@ -57,10 +59,8 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file with any of the options below.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
+    print_config: PrintConfigFlag = False,
     refine: Annotated[
         int | None,
         typer.Option(
@@ -133,19 +133,17 @@ def reconstruct(
     metrics.json and report.html.
     """
     console = Console(json, quiet)
-    from ptycho_torch.config import read_yaml
-
     if second is not None:
         raise ConfigError(
             f"the scan comes first, the model by name: ptychopinn reconstruct {second} --model {scan}"
         )
     settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
     if config is not None:
-        data = read_yaml(config)
-        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{config}: execution.", execution)
-        from_dict(InferenceConfig, data, f"{config}: ", settings)
+        apply_file(config, settings, execution=execution)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
+    if print_config:
+        show_config(settings, execution=execution)
 
     if not refine and (refine_positions or engine or refine_minutes is not None):
         raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")

@@ -45,7 +45,7 @@ _FEWEST = 100
 """Frames below which none is kept back."""
 _SHARE = 8
 """Frames up to this part of the memory are kept once read."""
-_PROBE_SWEEPS, _PROBE_FRAMES = 10, 1024
+PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
 """Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
 _CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
@@ -162,9 +162,9 @@ def solve(
 def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     """Return the scan's probe, (modes, N, N), after some sweeps over the frames in its middle."""
     part = scan
-    if scan.n_frames > _PROBE_FRAMES:
-        part = scan.select(innermost(scan.positions, _PROBE_FRAMES))
-    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=_PROBE_SWEEPS)).probe
+    if scan.n_frames > PROBE_FRAMES:
+        part = scan.select(innermost(scan.positions, PROBE_FRAMES))
+    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=PROBE_SWEEPS)).probe
 
 
 def with_probe(scan: Scan) -> Scan:
