@@ -34,6 +34,7 @@ def run(case: LinesCase, loss: str, arguments: Any) -> tuple[dict[str, Any], Any
     """Trains with one loss; the score and the tiled amplitude."""
     mae, nll = LOSSES[loss]
     config = TrainingConfig(
+        init="scratch",
         model=ModelConfig(N=64, gridsize=1),
         overlap_distance=16.0,
         n_groups=512,

@@ -255,7 +255,7 @@ def _solved_in_pieces(
     options = polishing(job.flat, patience) if refinement is None else given
     otherwise = polishing(True, patience) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
-    learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16, seed=job.config.seed)
+    learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
     piece_job = PieceJob(
         job.network,
         job.scan,
@@ -363,7 +363,7 @@ def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Re
 def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
     bf16 = job.execution.precision == "bf16"
     if job.network.solver is not None:
-        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16, seed=job.config.seed)
+        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
         return solve(seen, job.network, options, device=job.device, progress=listeners.groups)
     return predict(
         job.network.model,

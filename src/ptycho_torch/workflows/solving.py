@@ -49,6 +49,8 @@ PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
 """Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
 _CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
+_ALIKE = 0.5
+"""Correlation of two probes above which they are taken for one beam."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
 
@@ -145,12 +147,12 @@ def solve(
 ) -> Reconstruction:
     """Solve a scan with a network's region solver.
 
-    It begins from the bundle's probe where that fits. Else some sweeps of ``epie`` first bring the scan's guess of
+    It begins from the bundle's probe where that is of the same beam. Else some sweeps of ``epie`` first bring the scan's guess of
     the probe nearer: a wrong one is what sweeps mend best, and what the network is most easily misled by.
     """
     assert network.solver is not None
     options = options or LearnedOptions()
-    if network.probe is not None and network.probe.shape[-1] == scan.N:
+    if network.probe is not None and _same_beam(scan, network.probe):
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
     else:
         scan = with_probe(scan)
@@ -165,6 +167,15 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     if scan.n_frames > PROBE_FRAMES:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))
     return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=PROBE_SWEEPS)).probe
+
+
+def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
+    """Whether a probe is a better known form of a scan's guess, or all there is, and not another one."""
+    if probe.shape[-1] != scan.N or scan.probe is None:
+        return probe.shape[-1] == scan.N
+    mine, other = scan.probe[0], probe[0]
+    alike = abs(np.vdot(mine, other)) / max(float(np.linalg.norm(mine) * np.linalg.norm(other)), 1e-30)
+    return bool(alike > _ALIKE)
 
 
 def with_probe(scan: Scan) -> Scan:
