@@ -1,4 +1,4 @@
-"""``python -m ptycho_torch``: the command ``ptychopinn``."""
+"""``python -m ptycho_torch``: the command ``ptychopinn``, also for ``torchrun -m ptycho_torch``."""
 
 from ptycho_torch.cli import main
 

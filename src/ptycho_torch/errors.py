@@ -18,6 +18,7 @@ __all__ = [
     "DependencyError",
     "Interrupted",
     "OutputError",
+    "ProcessLost",
     "PtychoError",
     "ScanError",
     "ScanNotFoundError",
@@ -58,6 +59,10 @@ class BundleNotFoundError(BundleError, FileNotFoundError):
 
 class TrainingError(PtychoError, RuntimeError):
     """Training cannot start or cannot go on (for example a loss that is not finite)."""
+
+
+class ProcessLost(PtychoError, RuntimeError):
+    """Another process of the same job has ended, so that this one cannot go on."""
 
 
 class OutputError(PtychoError, OSError):

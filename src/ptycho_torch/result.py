@@ -7,12 +7,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.memory import need_memory
 from ptycho_torch.picture import gray, html_card, wheel
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
@@ -205,7 +207,8 @@ def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
 def load_reconstruction(path: str | Path) -> Reconstruction:
     """Read what :func:`save_reconstruction` wrote, also before it had all of today's fields.
 
-    Only the arrays must be there. No object arrays are loaded.
+    Only the arrays must be there. No object arrays are loaded. An HDF5 file with the same fields, which
+    reconstruction in pieces writes for a large canvas, is read, too, where it fits into memory.
 
     Parameters
     ----------
@@ -235,6 +238,8 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
     if not path.is_file():
         raise ScanNotFoundError(f"{path}: expected a reconstruction file, found nothing there")
     try:
+        if h5py.is_hdf5(path):
+            return Reconstruction(**_of_hdf5(path))
         with Archive(path) as archive:
             fields = _fields(archive)
         return Reconstruction(**fields)
@@ -244,6 +249,31 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
         if isinstance(error, ScanError):
             raise
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _of_hdf5(path: Path) -> dict[str, Any]:
+    with h5py.File(path, "r", locking=False) as file:
+        fields: dict[str, Any] = {}
+        for key in (*_ARRAYS, "residuals"):
+            data = file.get(key)
+            if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "cfiu" or data.external:
+                raise DataError(f"{key}: expected an array of numbers, found none")
+            need_memory(
+                int(data.size) * data.dtype.itemsize, f"{path}: {key}", "read parts of the file with h5py"
+            )
+            fields[key] = data[()]
+            if not np.isfinite(fields[key]).all():
+                raise DataError(f"{key}: expected finite values, found NaN or infinity")
+        fields["residuals"] = tuple(np.asarray(fields["residuals"], dtype=np.float64).ravel().tolist())
+        for key in (*_NUMBERS, "solver", "info", "provenance"):
+            if key in file.attrs:
+                value = file.attrs[key]
+                text = key in ("solver", "info", "provenance")
+                if text != isinstance(value, str):
+                    raise DataError(f"{key}: expected {'text' if text else 'a number'}, found another type")
+                fields[key] = json.loads(value) if key in ("info", "provenance") else value
+        fields["sweeps"] = int(fields.get("sweeps", 0))
+    return fields
 
 
 def _fields(archive: Archive) -> dict[str, Any]:

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_torch.errors import DataError
+from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.files import memory
-from ptycho_torch.files.memory import FLOOR, MemoryBudget, memory_limit, need_memory, shown_bytes
+from ptycho_torch.files.memory import (
+    FLOOR,
+    MemoryBudget,
+    bytes_of,
+    memory_capped,
+    memory_limit,
+    memory_used,
+    need_memory,
+    shown_bytes,
+)
 
 GIB = 1 << 30
 
@@ -86,3 +95,33 @@ def test_the_limit_of_the_address_space_counts() -> None:
 
 def test_some_memory_is_free() -> None:
     assert memory_limit() > FLOOR
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("500M", 500 << 20),
+        ("2GiB", 2 << 30),
+        ("1.5 gb", 3 << 29),
+        ("64kB", 1 << 16),
+        ("1T", 1 << 40),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
+    assert bytes_of(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1G", "0", "1 G B", "1e3M", "GiB"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a size such as 2GiB"):
+        bytes_of(text)
+
+
+def test_a_cap_counts_what_the_process_holds_already() -> None:
+    free = memory_limit()
+    with memory_capped(memory_used() + (8 << 20)):
+        assert memory_limit() <= 9 << 20
+        with memory_capped(None):
+            assert memory_limit() <= 9 << 20
+    assert memory_limit() > min(free, 10 << 20) // 2

@@ -6,14 +6,16 @@ import functools
 import inspect
 import io
 import logging
+import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -22,15 +24,18 @@ from ptycho_torch.errors import (
     DependencyError,
     Interrupted,
     OutputError,
+    ProcessLost,
     PtychoError,
     TrainingError,
     one_line,
 )
+from ptycho_torch.processes import rank_of
 
 __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
+    "LAUNCHED",
     "Console",
     "JsonFlag",
     "QuietFlag",
@@ -50,6 +55,11 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; other signals have their own number in place of 2."""
 
+LAUNCHED: Final = "PTYCHOPINN_LAUNCHED"
+"""In the environment of processes that another one of this package has started and speaks for."""
+_FIRST: Final = 2.0
+"""Seconds that other processes leave to the first one to say what is wrong; they are ended when it has."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -68,8 +78,9 @@ class Console:
     """What a command says. ``json``: one object on stdout at the end; ``quiet``: nothing but errors."""
 
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
-        self.json, self.quiet = json, quiet
-        self.silent = json or quiet
+        # Of several processes the first speaks for all.
+        self.json, self.quiet = json and not rank_of(), quiet or rank_of() > 0
+        self.silent = self.json or self.quiet
         _make_writable()
         _set_up_logging(logging.WARNING if self.silent else logging.INFO)
 
@@ -255,6 +266,11 @@ def guarded(command: F) -> F:
             if debug:
                 traceback.print_exc()
             text, status = _explained(error, debug)
+            # One that only misses another has nothing to add to what the first process or the launcher says.
+            if isinstance(error, ProcessLost) and (rank_of() or LAUNCHED in os.environ):
+                raise typer.Exit(status) from None
+            if rank_of():
+                time.sleep(_FIRST)
             fail(text, type(error).__name__, bool(kwargs.get("json")))
             raise typer.Exit(status) from None
 
@@ -281,7 +297,7 @@ def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
             EXIT_INTERRUPTED,
         )
     if isinstance(error, PtychoError):
-        work = isinstance(error, TrainingError | DependencyError)
+        work = isinstance(error, TrainingError | DependencyError | ProcessLost)
         return str(error), EXIT_FAILED if work else EXIT_USAGE
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or take fewer frames or a smaller size", EXIT_FAILED

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.launching import launch, launched
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
@@ -15,6 +17,8 @@ from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
+from ptycho_torch.files.memory import bytes_of, memory_capped
+from ptycho_torch.processes import joined
 
 __all__ = ["add_to"]
 
@@ -31,7 +35,7 @@ _NOT_FLAGS = (
 @guarded
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
-    (ExecutionConfig, "Execution", ("progress", "num_workers", "logger")),
+    (ExecutionConfig, "Execution", ("progress", "num_workers", "logger", "devices")),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
@@ -100,6 +104,22 @@ def reconstruct(
             "--distance", min=0, help="Distance from object to detector in metres; requires --pixel-size."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="Memory to plan with, such as 8GiB, for all processes of this machine together; a larger scan is "
+            "solved in pieces. Default: half of what is free.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, max=1024, help="Processes of this machine that share the scan."),
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a reconstruction in pieces that was ended.")
+    ] = False,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     probe_file: ProbeFileOption = None,
@@ -125,8 +145,6 @@ def reconstruct(
     if print_config:
         show_config(settings, execution=execution)
 
-    from ptycho_torch.scan import Geometry, open_scan
-
     if not refine and (refine_positions or engine or refine_minutes is not None):
         raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")
     given = [v for v in (energy, distance, pixel_size) if v is not None]
@@ -134,23 +152,25 @@ def reconstruct(
         raise ConfigError(
             "--pixel-size, --energy and --distance require each other and --product; give all of them, above 0"
         )
-    data_in = open_scan(
-        scan,
-        format=format,
-        measurement=measurement,
-        probe=probe_file,
-        require_probe=False,
-        **reading_options(flags),
-    )
+    folder, budget = output_dir or Path(f"{scan.stem}_image"), None if memory is None else bytes_of(memory)
+    if processes > 1 and not launched():
+        launch(processes, sys.argv[1:], folder, json, "--resume")
     if refine == 0:
         settings.polish = False
     refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None
-    from ptycho_torch.workflows.inference import Listeners, reconstruct_to
+    reading = {"format": format, "measurement": measurement, "probe": probe_file, **reading_options(flags)}
+    from ptycho_torch.scan import Geometry
+    from ptycho_torch.workflows.inference import Listeners, Pieces, reconstruct_to
 
-    with console.progress("reconstructing") as groups, console.progress("refining") as sweeps:
+    with (
+        joined() as group,
+        console.progress("reconstructing") as groups,
+        console.progress("refining") as sweeps,
+    ):
+        pieces = Pieces(budget, group, resume)
         done = reconstruct_to(
-            output_dir or Path(f"{scan.stem}_image"),
-            data_in,
+            folder,
+            _opened(scan, reading, pieces),
             model,
             settings,
             execution,
@@ -160,7 +180,10 @@ def reconstruct(
                 groups,
                 lambda sweep, residual: sweeps(sweep, refine or (20 if model else 30), f"R {residual:.5f}"),
             ),
+            pieces=pieces,
         )
+    if not group.first:
+        return
     files = {name: str(path) for name, path in done.files.items()}
     shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "sweeps")
     console.finish(
@@ -169,6 +192,22 @@ def reconstruct(
         "Reconstructed",
     )
     console.files(done.files)
+
+
+def _opened(path: Path, reading: dict[str, Any], pieces: Any) -> Any:
+    """The scan, read for what has to be known of all frames by the first process alone."""
+    from ptycho_torch.scan import open_scan
+    from ptycho_torch.scan.intake import known_of
+
+    scans = []
+
+    def first() -> Any:
+        scans.append(open_scan(path, require_probe=False, **reading))
+        return known_of(scans[0])
+
+    with memory_capped(pieces.share):
+        known = pieces.group.shared(first)
+        return scans[0] if scans else open_scan(path, require_probe=False, known=known, **reading)
 
 
 def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool) -> Any:

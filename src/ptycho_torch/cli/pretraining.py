@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.launching import require_alone
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
 from ptycho_torch.cli.settings import print_config as show_config
@@ -42,6 +43,7 @@ def pretrain(
     was made this way.
     """
     console = Console(json, quiet)
+    require_alone("pretrain")
     if resume and force:
         raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
     options = PretrainOptions()

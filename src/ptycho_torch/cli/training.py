@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
+from ptycho_torch.cli.launching import launch, launched
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
 from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
 from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
+from ptycho_torch.processes import joined
 
 __all__ = ["FormatOption", "MeasurementOption", "ProbeFileOption", "add_to"]
 
@@ -96,9 +99,11 @@ def train(
     execution.progress = not console.silent
     folder, paths = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
+    if execution.devices > 1 and not launched():
+        launch(execution.devices, sys.argv[1:], folder, json, f"ptychopinn train --resume {folder}")
     from ptycho_torch.workflows import training
 
-    with console.progress("probe") as update:
+    with joined() as group, console.progress("probe") as update:
         watch = training.Watch(
             on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
         )
@@ -114,6 +119,8 @@ def train(
             force=force,
             watch=watch,
         )
+    if not group.first:
+        raise typer.Exit(0 if done.trained.signal is None else 128 + done.trained.signal)
     files = {name: str(path) for name, path in done.files.items()}
     table = {k: v for k, v in done.metrics.items() if v is not None and k != "provenance"}
     console.finish({**done.metrics, "files": files}, table, "Trained")

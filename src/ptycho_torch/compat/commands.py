@@ -179,7 +179,7 @@ def inference(
             execution,
             listeners=Listeners(update),
         )
-    obj = done.reconstruction.object
+    obj = done.whole().object
     save_outputs(np.abs(obj), np.angle(obj).astype(np.float32), {}, settings.output_dir)
     console.finish(done.metrics, {k: done.metrics[k] for k in ("frames", "residual")}, "Reconstructed")
     console.files(done.files)

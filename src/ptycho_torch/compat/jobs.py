@@ -288,7 +288,7 @@ def _stitched(
         folder = Path(results["bundle"]).parent / "inference"
         done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}
-        obj = done.reconstruction.object
+        obj = done.whole().object
     elif (solver := solver_of(model)) is not None:
         probe = model.probe.detach().cpu().numpy()
         more["reconstruction"] = image_of(dataclasses.replace(scan, probe=probe), solver)

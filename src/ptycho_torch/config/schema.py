@@ -200,7 +200,9 @@ class ExecutionConfig:
     """Where and how it runs. Never changes what is computed beyond rounding."""
 
     accelerator: str = opt("auto", "'auto', 'cpu' or 'gpu'")
-    devices: int = opt(1, "devices to use", ge=1, le=1024)
+    devices: int = opt(
+        1, "processes of this machine to train with, each on a device of its own", ge=1, le=1024
+    )
     precision: Literal["fp32", "bf16"] = opt("fp32", "arithmetic of the network; physics stays fp32")
     num_workers: int = opt(0, "processes that prepare data", ge=0, le=256)
     threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1, le=1024)

@@ -7,19 +7,33 @@ it *before* anything is made. Needs neither torch nor numpy.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Final
 
-from ptycho_torch.errors import DataError
+from ptycho_torch.errors import ConfigError, DataError, printable
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = ["FLOOR", "RATIO", "MemoryBudget", "memory_limit", "need_memory", "shown_bytes"]
+__all__ = [
+    "FLOOR",
+    "RATIO",
+    "MemoryBudget",
+    "bytes_of",
+    "memory_capped",
+    "memory_limit",
+    "memory_used",
+    "need_memory",
+    "shown_bytes",
+]
 
 FLOOR = 64 << 20
 """Bytes that any file may make, however small it is."""
@@ -28,6 +42,8 @@ RATIO = 100
 
 _UNKNOWN = 64 << 30
 _SMALL = 16 << 20  # takes below this are not worth a look at what is free
+_CAP: ContextVar[int | None] = ContextVar("memory cap", default=None)
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(I?B?)\s*", re.IGNORECASE)
 
 
 def memory_limit() -> int:
@@ -35,7 +51,8 @@ def memory_limit() -> int:
 
     The least of: what the system calls available, what every control group above the process leaves
     (page cache that can be dropped counts as free), and what the limit on the address space
-    (``ulimit -v``) leaves. Where the system tells nothing it is the physical memory, or 64 GiB.
+    (``ulimit -v``) leaves, and what :func:`memory_capped` leaves. Where the system tells nothing it is the
+    physical memory, or 64 GiB.
 
     Returns
     -------
@@ -47,7 +64,53 @@ def memory_limit() -> int:
     >>> memory_limit() > 0
     True
     """
-    return max(0, min([_available(), *_groups(), *_address_space()]))
+    return max(0, min([_available(), *_groups(), *_address_space(), *_capped()]))
+
+
+def memory_used() -> int:
+    """Return the bytes of memory that this process holds now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def memory_capped(count: int | None) -> Iterator[None]:
+    """Let this process plan with ``count`` bytes in all, what it holds already included; None changes nothing.
+
+    Examples
+    --------
+    >>> with memory_capped(1):
+    ...     memory_limit()
+    0
+    """
+    token = _CAP.set(_CAP.get() if count is None else count)
+    try:
+        yield
+    finally:
+        _CAP.reset(token)
+
+
+def bytes_of(text: str | int) -> int:
+    """Return the bytes that a size such as ``2GiB``, ``500M`` or ``1.5 GB`` means; all units are powers of 1024.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, or none at all.
+
+    Examples
+    --------
+    >>> bytes_of("2GiB") == bytes_of("2048M") == 2 << 30
+    True
+    """
+    found = _SIZE.fullmatch(str(text))
+    count = 0 if found is None else int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    if count < 1:
+        raise ConfigError(f"memory: expected a size such as 2GiB or 500M, found {printable(repr(text), 40)}")
+    return count
 
 
 class MemoryBudget:
@@ -229,6 +292,11 @@ def _left(folder: Path, limit: str, used: str, cache: str) -> int | None:
         return most - now + int(stat.get(cache, 0))
     except (OSError, ValueError):
         return None
+
+
+def _capped() -> Iterator[int]:
+    if (cap := _CAP.get()) is not None:
+        yield cap - memory_used()
 
 
 def _address_space() -> Iterator[int]:

@@ -158,6 +158,17 @@ class FrameSource(NDArrayOperatorsMixin, ABC):
         """Return the same frames, with what is stored taken as counts; what was measured is kept."""
         return self._with(counts=True)
 
+    def measured(self, facts: FrameFacts) -> FrameSource:
+        """Return the same frames with what another process has measured of them: they are not read for it again."""
+        if len(facts.total) != len(self):
+            raise DataError(f"frames: expected facts of {len(self)} frames, found {len(facts.total)}")
+        return self._with(_facts=facts)
+
+    @property
+    def whole(self) -> FrameSource:
+        """All frames of which these were selected."""
+        return self
+
     def _with(self, **changes: Any) -> FrameSource:
         changed = copy.copy(self)
         changed.__dict__.update(changes)
@@ -258,6 +269,10 @@ class _Selection(FrameSource):
     @property
     def chunk(self) -> int:
         return self.base.chunk
+
+    @property
+    def whole(self) -> FrameSource:
+        return self.base
 
     @property
     def facts(self) -> FrameFacts:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, ScanError
 from ptycho_torch.files.memory import FLOOR, RATIO, memory_limit
 from ptycho_torch.scan.check import check_content
-from ptycho_torch.scan.facts import Cut
+from ptycho_torch.scan.facts import Cut, FrameFacts
 from ptycho_torch.scan.frames import ArrayFrames, FrameSource
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.optics import Optics, cut_probe, metres_to_pixels
@@ -27,7 +27,7 @@ from ptycho_torch.scan.probes import probe_modes, read_probe
 from ptycho_torch.scan.runs import Run, runs_of
 from ptycho_torch.scan.scan import Geometry, Scan, ScanSource
 
-__all__ = ["Found", "Request", "file_sha256", "scan_of"]
+__all__ = ["Found", "Known", "Request", "file_sha256", "known_of", "scan_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,21 @@ _SHARE: Final = 8
 """Frames that need no more than this part of the memory that is free are read at once."""
 
 Stored = FrameSource | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one process has found out about a file by reading all of it, for others that open it too."""
+
+    sha256: str
+    facts: FrameFacts
+
+
+def known_of(scan: Scan) -> Known | None:
+    """Return what is known of the file of a scan; None for one that was not opened from a file."""
+    if scan.source is None or not scan.source.sha256:
+        return None
+    return Known(scan.source.sha256, scan.frames.whole.facts)
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,7 @@ class Request:
     positions: Path | None = None
     crop: int | None = None
     bin: int = 1
+    known: Known | None = None
 
 
 @dataclass
@@ -133,13 +149,14 @@ def scan_of(found: Found, where: str, format: str, request: Request, file: Path 
     good = _good_pixels(found, whole, cut, where)
     modes = _probe(found, whole, cut, request, where)
     positions, geometry = _positions(found, whole, cut, request, where)
-    digest = "" if file is None else file_sha256(file, *(other for other in frames.files if other != file))
+    digest = "" if file is None else _digest(file, frames, request)
     try:
         chosen, keep_runs, runs_why = runs_of(found.scan_index, request.run)
     except ScanError as error:
         raise ScanError(f"{where}: {error}") from None
     frames = frames.recut(cut)
     frames = _placed(frames if good is None else frames.masked(good), where)
+    frames = frames if request.known is None else frames.measured(request.known.facts)
     kind, why = _measurement(found, frames, request)
     frames = frames.as_counts() if kind == "counts" else frames
     scan = Scan(
@@ -159,6 +176,12 @@ def scan_of(found: Found, where: str, format: str, request: Request, file: Path 
     if runs_why:
         logger.info("%s: %s", where, runs_why)
     return scan if chosen is None else scan.select(chosen)
+
+
+def _digest(file: Path, frames: FrameSource, request: Request) -> str:
+    if request.known is not None:
+        return request.known.sha256
+    return file_sha256(file, *(other for other in frames.files if other != file))
 
 
 def _edges(cut: Cut) -> tuple[int, int]:

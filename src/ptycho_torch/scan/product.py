@@ -96,7 +96,7 @@ class Product:
     @classmethod
     def of(
         cls,
-        obj: NDArray[np.complexfloating],
+        obj: Any,
         origin_xy: Any,
         positions: NDArray[np.floating],
         probe: NDArray[np.complexfloating],
@@ -104,14 +104,17 @@ class Product:
         name: str = "ptychopinn",
         comments: str = "",
     ) -> Product:
-        """An object (H, W) whose pixel [0, 0] lies at ``origin_xy``, with positions (M, 2) in the same pixels."""
+        """An object (H, W) whose pixel [0, 0] lies at ``origin_xy``, with positions (M, 2) in the same pixels.
+
+        The object is an array, or a data set of an open HDF5 file, which is then copied piece by piece.
+        """
         size = np.array(obj.shape[::-1])
         centre = geometry.metres(np.asarray(origin_xy) + size / 2)
         return cls(
             positions_m=geometry.metres(positions),
             indexes=np.arange(len(positions)),
             probe=probe[None].astype(np.complex64),
-            object=obj[None].astype(np.complex64),
+            object=obj[None].astype(np.complex64) if isinstance(obj, np.ndarray) else _Layer(obj),  # type: ignore[arg-type]
             pixel_m=geometry.pixel_m,
             centre_m=(float(centre[0]), float(centre[1])),
             name=name,
@@ -122,6 +125,20 @@ class Product:
                 "probe_photon_count": float(np.sum(np.abs(probe) ** 2)),
             },
         )
+
+
+class _Layer:
+    """The one layer of an object that stays in its file."""
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.shape, self.ndim = data, (1, *data.shape), 3
+
+    def copy_to(self, file: Any, key: str) -> None:
+        """Write it as a data set, in chunks."""
+        made = file.create_dataset(key, self.shape, np.complex64, chunks=(1, *self.data.chunks))
+        step = self.data.chunks[0]
+        for row in range(0, self.shape[1], step):
+            made[0, row : row + step] = self.data[row : row + step]
 
 
 def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -> float:
@@ -236,7 +253,10 @@ def write_product(product: Product, path: str | Path) -> None:
             ("probe", product.probe, product.probe_pixel_m or product.pixel_m),
             ("object", product.object, product.pixel_m),
         ):
-            file[key] = array
+            if isinstance(array, _Layer):
+                array.copy_to(file, key)
+            else:
+                file[key] = array
             file[key].attrs["pixel_width_m"], file[key].attrs["pixel_height_m"] = pixel
         file["object"].attrs["center_x_m"], file["object"].attrs["center_y_m"] = product.centre_m
         file["object_layer_spacing_m"] = product.layer_spacing_m

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
 from ptycho_torch.files.regular import open_regular, similar
 from ptycho_torch.registry import Registry
-from ptycho_torch.scan.intake import Found, Request, scan_of
+from ptycho_torch.scan.intake import Found, Known, Request, scan_of
 from ptycho_torch.scan.runs import Run
 from ptycho_torch.scan.scan import Scan
 
@@ -135,6 +135,7 @@ class Options(TypedDict, total=False):
     positions: str | Path | None
     crop: int | None
     bin: int
+    known: Known | None
 
 
 def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[Options]) -> Scan:
@@ -167,6 +168,9 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
         follow: object pixels become larger.
     bin : int
         Add the counts of ``bin`` x ``bin`` detector pixels, after ``crop``; default 1.
+    known : Known, optional
+        What another process has found out about this file by :func:`~ptycho_torch.scan.intake.known_of`: the
+        file is then not read for its hash, nor all frames for what has to be known of them.
 
     Returns
     -------

@@ -31,7 +31,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ from ptycho_torch.solvers.options import RefineOptions, SolverOptions
 from ptycho_torch.solvers.start import flat_start, problem_of
 from ptycho_torch.solvers.windows import Windows
 
-__all__ = ["REACH", "Epie", "Refined", "refine"]
+__all__ = ["REACH", "Epie", "Iteration", "Refined", "refine"]
 
 logger = logging.getLogger(__name__)
 REACH: Final = 8
@@ -183,7 +183,9 @@ def refine(
     device = torch.device(device)
     if not isinstance(frames, Measured):
         frames = Measured(frames, 1.0, good_pixels, device)
-    state = _Iteration(frames, positions, probe, start, options, device)
+    state = Iteration(
+        frames, positions, orthogonal_modes(np.array(probe, np.complex64)), start, options, device
+    )
     rng = np.random.default_rng(options.seed)
     began, residuals, stopped = time.monotonic(), [], "sweeps used up"
     for sweep in range(options.sweeps):
@@ -206,12 +208,21 @@ def refine(
     return state.result(residuals, stopped)
 
 
-class _Iteration:
+class Frames(Protocol):
+    """What is asked of frames; see :class:`~ptycho_torch.solvers.measured.Measured`."""
+
+    good: Tensor | None
+
+    def batch(self, index: NDArray[np.int64]) -> Tensor:
+        """Return frames (B, 1, N, N), zero frequency at [0, 0]; ``index`` in rising order."""
+
+
+class Iteration:
     """Object, probe and positions between sweeps, and the plane of denominators, zero between batches."""
 
     def __init__(
         self,
-        frames: Measured,
+        frames: Frames,
         positions: NDArray[Any],
         probe: NDArray[Any],
         start: NDArray[Any] | None,
@@ -235,18 +246,31 @@ class _Iteration:
         if start is not None:
             self.canvas = torch.from_numpy(np.array(start, dtype=np.complex64)).to(device)
         self.light = torch.zeros(shape, device=device)
-        self.probe = torch.from_numpy(orthogonal_modes(np.array(probe, dtype=np.complex64))).to(device)
+        self.probe = torch.from_numpy(np.array(probe, dtype=np.complex64)).to(device)
         self.reached = self._reachable()
         self.last = self.canvas.view(-1)[self.reached], self.probe
         self.run, self.residual = 0, float("inf")
 
     def sweep(self, order: NDArray[np.int64], number: int) -> float:
         """Use every frame once, in batches of the order given; return R as it was met."""
+        error, total = self.use(order, number)
+        if self.moves_positions(number):
+            self.places = self.begin + keep_mean(self.places - self.begin, REACH)
+        residual = float(error / total)
+        self._go_on(residual)
+        return residual
+
+    def moves_positions(self, number: int) -> bool:
+        """Whether positions are moved in a sweep."""
+        return self.options.update_positions and number >= (self.options.positions_after or 0)
+
+    def use(self, order: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
+        """Use some frames in sweep ``number``, in batches of the order given; return both sums of R."""
         options = self.options
         smaller = 1.0 if options.settling is None else 1 / (1 + number / options.settling)
         error, total = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         moves_probe = options.update_probe and number >= (options.probe_after or 0)
-        moves_positions = options.update_positions and number >= (options.positions_after or 0)
+        moves_positions = self.moves_positions(number)
         self.peak = intensity(self.probe).max()
         for part in np.array_split(order, max(1, len(order) // options.batch_size)):
             part = np.sort(part)
@@ -263,11 +287,7 @@ class _Iteration:
                 self.places[part] += step.double().cpu().numpy()
             if moves_probe:
                 self._move_probe(here, change, ramps, smaller)
-        if moves_positions:
-            self.places = self.begin + keep_mean(self.places - self.begin, REACH)
-        residual = float(error / total)
-        self._go_on(residual)
-        return residual
+        return error, total
 
     def _reachable(self) -> Tensor:
         """Pixels of the canvas that frames can light: without them, nothing between sweeps needs the others."""

@@ -33,7 +33,7 @@ from ptycho_torch.solvers.base import Progress, Solver
 from ptycho_torch.solvers.options import LearnedOptions, SolverOptions
 from ptycho_torch.solvers.start import provenance_of
 
-__all__ = ["Frames", "Learned", "RegionObject", "solve_learned"]
+__all__ = ["Frames", "Learned", "RegionObject", "frames_of", "light_of", "solve_learned", "solve_region"]
 
 logger = logging.getLogger(__name__)
 _PROBE_FRAMES = 512
@@ -80,13 +80,7 @@ class Learned(Solver):
         positions = scan.positions if start is None else start.positions
         began = time.monotonic()
         factor = scan.normalisation
-        frames = Frames(
-            lambda index: np.asarray(scan.frames[index], dtype=np.float32) * np.float32(factor),
-            positions,
-            scan.N,
-            scan.good_pixels,
-            0.5 * factor if scan.counts_known else 0.0,
-        )
+        frames = frames_of(scan, positions)
         found = solve_learned(self.network, frames, normalise_probe(guess), settings, progress=progress)
         scale = 1 / factor
         # Between object and probe a factor is free: the probe keeps the power of the frames.
@@ -132,6 +126,18 @@ class Frames:
     size: int
     good: NDArray[np.bool_] | None = None
     noise: float = 0.0
+
+
+def frames_of(scan: Scan, positions: NDArray[np.float64] | None = None) -> Frames:
+    """Return a scan's frames as the solver wants them, at its own positions or at others."""
+    factor = scan.normalisation
+    return Frames(
+        lambda index: np.asarray(scan.frames[index], dtype=np.float32) * np.float32(factor),
+        scan.positions if positions is None else positions,
+        scan.N,
+        scan.good_pixels,
+        0.5 * factor if scan.counts_known else 0.0,
+    )
 
 
 def solve_learned(
@@ -185,14 +191,14 @@ def _solve_one(
 ) -> RegionObject:
     everything = np.arange(len(frames.positions))
     placed = place(frames.positions, frames.size)
-    obj, found = _solve(solver, frames, everything, placed, probe, options)
-    weight = _light(frames, everything, placed, found)
+    obj, found = solve_region(solver, frames, everything, placed, probe, options)
+    weight = light_of(placed, found)
     if progress is not None:
         progress(len(everything), len(everything))
     return RegionObject(obj.cpu().numpy(), weight, placed.origin_xy, found)
 
 
-def _solve(
+def solve_region(
     solver: RegionSolver,
     frames: Frames,
     chosen: NDArray[np.int64],
@@ -200,7 +206,7 @@ def _solve(
     probe: NDArray[np.complex64],
     options: LearnedOptions,
 ) -> tuple[Tensor, NDArray[np.complex64]]:
-    """Object (H, W) and probe from the frames ``chosen``, which lie as ``placed`` says."""
+    """Return object (H, W) and probe (modes, N, N) from the frames ``chosen``, which lie as ``placed`` says."""
     device = solver.start.device
     given = RegionFrames(
         torch.from_numpy(frames.read(chosen)).to(device),
@@ -216,13 +222,11 @@ def _solve(
     return solution.objects[-1][0], solution.probe[0].cpu().numpy()
 
 
-def _light(
-    frames: Frames, chosen: NDArray[np.int64], placed: Placement, probe: NDArray[np.complex64]
-) -> NDArray[np.float32]:
-    """(H, W) summed |P|^2 of frames that lie as ``placed`` says, a part of them at a time."""
+def light_of(placed: Placement, probe: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Return the summed |P|^2, (H, W), of frames that lie as ``placed`` says; a part of them at a time."""
     total = torch.zeros(placed.shape)
     waves = torch.from_numpy(np.ascontiguousarray(probe))
-    for part in torch.arange(len(chosen)).split(256):
+    for part in torch.arange(len(placed.corners)).split(256):
         seen = shifted_probes(waves, placed.fractions[part]).abs().square().sum(1)
         total += put_patches(seen, placed.corners[part], placed.shape)
     return total.numpy()
@@ -238,7 +242,7 @@ def _solve_tiles(
 ) -> RegionObject:
     if options.update_probe:
         chosen = innermost(frames.positions, _PROBE_FRAMES)
-        _, probe = _solve(
+        _, probe = solve_region(
             solver, frames, chosen, place(frames.positions[chosen], frames.size), probe, options
         )
     whole = place(frames.positions, frames.size)
@@ -248,10 +252,10 @@ def _solve_tiles(
     done = 0
     for tile in tiles:
         placed = place(frames.positions[tile.frames], frames.size)
-        obj, _ = _solve(solver, frames, tile.frames, placed, probe, known)
+        obj, _ = solve_region(solver, frames, tile.frames, placed, probe, known)
         own = np.searchsorted(tile.frames, tile.core)
         core = replace(placed, corners=placed.corners[own], fractions=placed.fractions[own])
-        weight = _light(frames, tile.core, core, probe)
+        weight = light_of(core, probe)
         column, row = np.rint(placed.origin_xy - whole.origin_xy).astype(int)
         window = np.s_[row : row + placed.shape[0], column : column + placed.shape[1]]
         found = obj.cpu().numpy()

@@ -30,6 +30,8 @@ class Measured:
         Pixels that can be trusted; the others read 0.
     device : torch.device
         Where batches are wanted.
+    keep : bool
+        Whether frames that were read once may stay in memory, where they fit.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Measured:
         factor: float = 1.0,
         good_pixels: NDArray[np.bool_] | None = None,
         device: torch.device | str = "cpu",
+        keep: bool = True,
     ) -> None:
         self._frames, self._device = frames, torch.device(device)
         self.count, self.size = int(frames.shape[0]), int(frames.shape[-1])
@@ -49,7 +52,7 @@ class Measured:
         self._scale = torch.from_numpy(scale)
         self._kept: Tensor | None = None
         self._known = np.zeros(self.count, dtype=bool)
-        if 4 * self.count * self.size**2 <= self._free() // _SHARE:
+        if keep and 4 * self.count * self.size**2 <= self._free() // _SHARE:
             self._kept = torch.empty(self.count, self.size, self.size, device=self._device)
 
     def batch(self, index: NDArray[np.int64]) -> Tensor:

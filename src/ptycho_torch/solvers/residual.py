@@ -10,14 +10,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ptycho_torch.physics.projection import project
-from ptycho_torch.physics.regions import crop_patches, place, shifted_probes
+from ptycho_torch.physics.regions import Placement, crop_patches, place, shifted_probes
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
+from ptycho_torch.solvers.measured import Measured
 from ptycho_torch.solvers.start import in_one_unit, object_on
 
-__all__ = ["residual"]
+__all__ = ["misfit_sums", "residual"]
 
 _BATCH: Final = 64
 
@@ -56,17 +58,35 @@ def residual(
     chosen = _chosen(scan.n_frames, which, frames, seed)
     placed = place(rec.positions[chosen], scan.N)
     canvas = torch.from_numpy(object_on(rec, placed)).to(device)
-    probe = torch.from_numpy(waves).to(device)
+    error, total = misfit_sums(source, chosen, placed, canvas, torch.from_numpy(waves).to(device))
+    return error / total
+
+
+def misfit_sums(
+    source: Measured, chosen: NDArray[np.int64], placed: Placement, canvas: Tensor, probe: Tensor
+) -> tuple[float, float]:
+    """Return both sums of R.
+
+    Parameters
+    ----------
+    source : Measured
+    chosen : (K,) int64 array
+        Frames of ``source``, ascending.
+    placed : Placement
+        Where they lie on ``canvas`` (H, W).
+    canvas : Tensor
+    probe : (modes, N, N) complex tensor
+    """
     error, total = 0.0, 0.0
     for start in range(0, len(chosen), _BATCH):
         part = slice(start, start + _BATCH)
         measured = source.batch(chosen[part])
-        probes = shifted_probes(probe, placed.fractions[part].to(device))
-        here = crop_patches(canvas, placed.corners[part].to(device), scan.N).unsqueeze(1)
+        probes = shifted_probes(probe, placed.fractions[part].to(canvas.device))
+        here = crop_patches(canvas, placed.corners[part].to(canvas.device), source.size).unsqueeze(1)
         _, misfit = project(here * probes, measured, source.good)
         error += float(misfit.square().sum())
         total += float(measured.square().sum())
-    return error / total
+    return error, total
 
 
 def _chosen(count: int, which: ArrayLike | None, most: int, seed: int) -> NDArray[np.int64]:

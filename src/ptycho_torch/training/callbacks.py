@@ -109,7 +109,7 @@ class Keeper(lightning.Callback):
                 trainer.should_stop = True
         if not cut:
             self._save(trainer, pl_module, 0)
-        if self.watch.on_row is not None:
+        if self.watch.on_row is not None and pl_module.group.first:
             self.watch.on_row(self.history)
 
     def _add_row(self, trainer: lightning.Trainer, module: PtychoModule, held_out: float | None) -> None:
@@ -131,7 +131,7 @@ class Keeper(lightning.Callback):
     def _save(self, trainer: lightning.Trainer, module: PtychoModule, batches: int) -> None:
         """Keep where the run stands: after its epochs, and after ``batches`` of the one that is not ended."""
         steps = self.steps + trainer.global_step
-        if self.resume_path is None:
+        if self.resume_path is None or not module.group.first:
             return
         save_state(
             self.resume_path,
@@ -176,7 +176,17 @@ class GracefulStop(lightning.Callback):
         def stop() -> None:
             trainer.should_stop = True
 
-        self.stopping.defer(stop)
+        assert isinstance(pl_module, PtychoModule)
+        if pl_module.group.size == 1:
+            self.stopping.defer(stop)
+            return
+        # Of several processes none may leave alone: they ask each other before every step.
+        self.stopping.defer(lambda: None)
+        pl_module.heard = lambda: self.stopping.number or 0
+        pl_module.stop = self._stop
+
+    def _stop(self, number: int) -> None:
+        self.stopping.number = self.stopping.number or number or None
 
 
 class Bar:

@@ -10,6 +10,7 @@ import torch
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.generators import build, generator_class
+from ptycho_torch.processes import current
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.prepare import subsample
 
@@ -34,10 +35,11 @@ def checked(
     validate(config)
     validate(execution, "execution.")
     _check_fit(scan, validation, config)
-    if execution.devices > 1:
+    group = current()
+    if execution.devices not in (1, group.on_machine):
         raise ConfigError(
-            f"devices: expected 1, found {execution.devices}; training on several devices at once is not there"
-            " yet, and would give another result: run one process on one device"
+            f"devices: expected {group.on_machine}, the processes that are there, found {execution.devices};"
+            " 'ptychopinn train --devices N' starts them, and so does torchrun"
         )
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)

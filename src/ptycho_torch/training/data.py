@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import lightning
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import DataError
 from ptycho_torch.physics.gauges import object_scale
 from ptycho_torch.physics.patches import crop, region_size
+from ptycho_torch.processes import ALONE, Group, current
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, training_groups
 
-__all__ = ["Batch", "FrameGroups", "GroupData"]
+__all__ = ["Batch", "FrameGroups", "GroupData", "Shares"]
 
 _GROUPS_PER_EPOCH = 2048
 _LABELS_MEASURED = 64
@@ -30,6 +31,38 @@ class Batch(NamedTuple):
     x: Tensor
     offsets: Tensor
     labels: Tensor | None
+
+
+class Shares(Sampler[list[int]]):
+    """Batches of groups in order, of each the part of one process.
+
+    A process for which a batch has no group gets one that counts nothing, so that all take the same steps.
+
+    Parameters
+    ----------
+    count : int
+        Groups.
+    size : int
+        Groups of a batch over all processes.
+    group : Group
+    """
+
+    def __init__(self, count: int, size: int, group: Group) -> None:
+        self.count, self.size, self.group = count, size, group
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, self.count, self.size):
+            batch = range(first, min(first + self.size, self.count))
+            yield list(batch[self.group.rank :: self.group.size]) or [first]
+
+    def share(self, batch: int, held: int) -> float:
+        """What the mean over ``held`` groups of this process counts for in batch number ``batch``."""
+        whole = min(self.size, self.count - batch * self.size)
+        mine = held if self.group.rank < whole else 0
+        return mine * self.group.size / whole
 
 
 class FrameGroups(Dataset[Batch]):
@@ -102,6 +135,7 @@ class GroupData(lightning.LightningDataModule):
                 " this one has none"
             )
         self.label_scale = 1.0
+        self.shares = Shares(0, 1, ALONE)
         self.first_epoch = 0
         self.batches_done = 0
         self.train_scan, self.val_scan = self._split(scan, validation)
@@ -160,10 +194,12 @@ class GroupData(lightning.LightningDataModule):
             scan_index=scan.scan_index,
         )
 
-    def _loader(self, scan: Scan, groups: NDArray[np.int64]) -> DataLoader[Batch]:
+    def _loader(
+        self, scan: Scan, groups: NDArray[np.int64], batches: Shares | None = None
+    ) -> DataLoader[Batch]:
         return DataLoader(
             FrameGroups(scan, groups, self.normalisation, self.want_labels, self.label_scale),
-            batch_size=self.config.batch_size,
+            batch_sampler=batches or Shares(len(groups), self.config.batch_size, ALONE),
             num_workers=self.execution.num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available() and self.execution.accelerator != "cpu",
@@ -195,7 +231,8 @@ class GroupData(lightning.LightningDataModule):
         groups = groups[np.random.default_rng(seed).permutation(len(groups))]
         if now == 0:  # an epoch that was begun before: the same groups in the same order, from where it stood
             groups = groups[self.batches_done * self.config.batch_size :]
-        return self._loader(self.train_scan, groups)
+        self.shares = Shares(len(groups), self.config.batch_size, current())
+        return self._loader(self.train_scan, groups, self.shares)
 
     def val_batches(self) -> Iterable[Batch]:
         """Held-out groups, the same ones every time; nothing where none are held out."""

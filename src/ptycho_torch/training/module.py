@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import lightning
@@ -17,6 +17,7 @@ from ptycho_torch.errors import TrainingError
 from ptycho_torch.model import Autoencoder
 from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll, total_variation
 from ptycho_torch.physics.patches import crop, merge, merged_under
+from ptycho_torch.processes import current
 from ptycho_torch.training.data import Batch
 
 __all__ = ["PtychoModule"]
@@ -56,6 +57,9 @@ class PtychoModule(lightning.LightningModule):
         self._sum: Tensor | None = None
         self.batches = 0
         self._begun: tuple[Tensor | None, int] = None, 0
+        self.group = current()
+        self.heard: Callable[[], int] = lambda: 0
+        self.stop: Callable[[int], None] = lambda number: None
 
     # ---------------------------------------------------------------- losses
     def misfit(self, patches: Tensor, x: Tensor) -> Tensor:
@@ -134,9 +138,15 @@ class PtychoModule(lightning.LightningModule):
 
     # ---------------------------------------------------------------- steps
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
-        self._last = batch, loss.detach()
+        loss = self.loss(batch) * self.share(batch_idx, len(batch.x))
+        self._last = batch, self.group.mean(loss.detach())
         return loss
+
+    def share(self, batch: int, held: int) -> float:
+        """What this process's mean over ``held`` groups counts for; gradients are averaged over processes."""
+        if self.group.size == 1:
+            return 1.0
+        return float(self.trainer.datamodule.shares.share(batch, held))  # type: ignore[attr-defined]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse a step that would spoil the weights: loss and every gradient must be finite."""
@@ -160,7 +170,9 @@ class PtychoModule(lightning.LightningModule):
     @torch.no_grad()
     def check_weights(self) -> None:
         """Refuse weights that the last step has spoiled, seen by the loss of its batch under them."""
-        if self._last is not None and not math.isfinite(float(self.loss(self._last[0]))):
+        if self._last is None:
+            return
+        if not math.isfinite(float(self.group.mean(self.loss(self._last[0]).double()))):
             self.not_finite("loss after the step")
 
     def begun(self, total: float, batches: int) -> None:
@@ -188,7 +200,7 @@ class PtychoModule(lightning.LightningModule):
         self.eval()
         losses = [self.loss(self.transfer_batch_to_device(batch, self.device, 0)) for batch in batches]
         self.train()
-        return float(torch.stack(losses).mean()) if losses else None
+        return self.group.shared(lambda: float(torch.stack(losses).mean())) if losses else None
 
     # ---------------------------------------------------------------- optimiser and schedule
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -219,11 +231,17 @@ class PtychoModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         step = self.steps_before + self.global_step
-        if self.progress >= 1.0 and step > 0:
+        # Clocks differ, and a signal may reach one process alone: what the first one's clock says holds for all.
+        progress, signal = self.progress, 0
+        if self.group.size > 1:
+            progress = self.group.shared(lambda: self.progress)
+            signal = self.group.most(self.heard())
+        if signal or (progress >= 1.0 and step > 0):
+            self.stop(signal)
             self.trainer.should_stop = True
             return -1
         # A slow machine may have spent the whole budget on the probe: one step is taken all the same.
-        factor = 0.5 * (1 + math.cos(math.pi * self.progress)) if step else 1.0
+        factor = 0.5 * (1 + math.cos(math.pi * progress)) if step else 1.0
         if self.config.warmup_steps:
             factor *= min(1.0, (step + 1) / self.config.warmup_steps)
         for optimiser in self.trainer.optimizers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
@@ -20,6 +22,7 @@ from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
 from ptycho_torch.generators.unrolled import REGION_FORMS
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
+from ptycho_torch.processes import current, noticing
 from ptycho_torch.scan import Scan
 from ptycho_torch.training.adapt import adapt
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
@@ -81,6 +84,11 @@ def fit(
         config, initial = initial_weights(config)
         config, scan = checked(scans[0], config, execution, None if initial is not None else validation)
         if initial is not None and config.model.unrolled_form in REGION_FORMS:
+            if current().size > 1:
+                raise ConfigError(
+                    f"--init {config.init}: adaptation runs in one process, found {current().size};"
+                    " --init scratch trains in several"
+                )
             return adapt(
                 [scan, *scans[1:]],
                 config,
@@ -119,10 +127,12 @@ class _Run:
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         measured = measure(self.scan, config)
         data = GroupData(self.scan, config, self.execution, measured.normalisation, self.validation)
-        if watch.on_start is not None:
+        group = current()
+        if watch.on_start is not None and group.first:
             watch.on_start(config)
         start = dataclasses.replace(config, probe="fixed") if state else config
-        light = illuminate(self.scan, start, measured, device, watch.on_probe)
+        # Every process would find the same but for rounding, which differs between machines.
+        light = group.shared(lambda: illuminate(self.scan, start, measured, device, watch.on_probe))
         module, to_object = _module(self.scan, config, measured, light, data, state)
         if self.initial is not None and state is None:
             load_initial(module.autoencoder.core.generator, self.initial, config.init)
@@ -174,7 +184,7 @@ def _keeper(
     state: State | None,
 ) -> Keeper:
     def best(trained: PtychoModule) -> None:
-        if watch.on_best is not None:
+        if watch.on_best is not None and trained.group.first:
             watch.on_best(trained.autoencoder, to_object, module.config, keeper.history)
 
     path = None if workdir is None else workdir / RESUME_NAME
@@ -190,10 +200,12 @@ def _train(
     if execution.progress:
         callbacks.append(ProgressBar())
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
         folder = None if keeper.resume_path is None else keeper.resume_path.parent
         trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs, folder)
-        trainer.fit(module, datamodule=data)
+        with noticing() if module.group.size > 1 else contextlib.nullcontext():
+            trainer.fit(module, datamodule=data)
 
 
 def _ended(
@@ -229,9 +241,14 @@ def _trainer(
     done: int,
     folder: Path | None,
 ) -> lightning.Trainer:
+    group = current()
+    several = DDPStrategy(find_unused_parameters=True) if group.size > 1 else "auto"
     return lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=execution.devices,
+        devices=group.on_machine,
+        num_nodes=group.size // group.on_machine,
+        strategy=several,
+        use_distributed_sampler=False,
         max_epochs=config.nepochs - done,
         min_epochs=0,
         reload_dataloaders_every_n_epochs=1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from ptycho_torch.config import ExecutionConfig, InferenceConfig, validate
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.files import ensure_output_dir, require_new, write_bytes_atomic, write_text_atomic
+from ptycho_torch.files.memory import memory_capped, memory_limit
 from ptycho_torch.reconstruction.predict import reconstruct as predict
 from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
 from ptycho_torch.report.html import Section, write_report
@@ -23,9 +26,11 @@ from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
+from ptycho_torch.solvers.epie import Epie
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
 from ptycho_torch.workflows.records import described
+from ptycho_torch.workflows.run_folder import RunFolder
 from ptycho_torch.workflows.solving import (
     Network,
     judged,
@@ -37,8 +42,17 @@ from ptycho_torch.workflows.solving import (
     starts_flat,
     with_probe,
 )
+from ptycho_torch.workflows.tiled import (
+    CANVAS_NAME,
+    STATE_NAME,
+    PieceJob,
+    Pieces,
+    Solved,
+    fits,
+    solve_in_pieces,
+)
 
-__all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
+__all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
@@ -86,7 +100,8 @@ class ReconstructionOutputs:
 
     Attributes
     ----------
-    reconstruction : Reconstruction
+    reconstruction : Reconstruction, optional
+        None on all processes but the first, and where its canvas is larger than memory: then it is in a file.
     files : dict of str to Path
         All files by name.
     metrics : dict
@@ -95,10 +110,19 @@ class ReconstructionOutputs:
         What could not be drawn.
     """
 
-    reconstruction: Reconstruction
+    reconstruction: Reconstruction | None
     files: dict[str, Path]
     metrics: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+
+    def whole(self) -> Reconstruction:
+        """Return the reconstruction. Raises :class:`DataError` where it is not in memory."""
+        if self.reconstruction is None:
+            raise DataError(
+                "the reconstruction is not in memory here: expected its canvas to fit, found it in"
+                f" {self.files.get('reconstruction', 'the first process')}"
+            )
+        return self.reconstruction
 
 
 @dataclass
@@ -130,6 +154,7 @@ def reconstruct_to(
     refinement: Refinement | None = None,
     product: bool | Geometry = False,
     listeners: Listeners | None = None,
+    pieces: Pieces | None = None,
 ) -> ReconstructionOutputs:
     """Reconstruct a scan and keep the result in a folder.
 
@@ -151,6 +176,9 @@ def reconstruct_to(
     product : bool or Geometry
         Also write ``product.h5``, which ptychodus opens, with the scan's geometry or the one given.
     listeners : Listeners, optional
+    pieces : Pieces, optional
+        Memory and processes. A scan that does not fit, or that several processes share, is solved in pieces;
+        where its canvas is larger than memory, ``reconstruction.h5`` takes the place of the NPZ.
 
     Returns
     -------
@@ -170,21 +198,110 @@ def reconstruct_to(
     >>> sorted(path.name for path in done.files.values())
     ['metrics.json', 'reconstruction.npz', 'reconstruction.png', 'report.html']
     """
-    listeners = listeners or Listeners()
-    job = _job(scan, bundle, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)
-    folder = ensure_output_dir(output_dir)
-    source = None if job.scan.source is None else job.scan.source.path
-    require_new(
-        [folder / name for name in _OUTPUTS], *(p for p in (source, bundle) if p and Path(p).is_file())
-    )
-    if job.execution.threads is not None:
-        torch.set_num_threads(job.execution.threads)
+    listeners, pieces = listeners or Listeners(), pieces or Pieces()
+    config, execution = config or InferenceConfig(), execution or ExecutionConfig()
+    with memory_capped(pieces.share):
+        job = _job(scan, bundle, config, execution, refinement, product)
+        source = None if job.scan.source is None else job.scan.source.path
+        inputs = [p for p in (source, bundle) if p and Path(p).is_file()]
+        if job.execution.threads is not None:
+            torch.set_num_threads(job.execution.threads)
+        if _in_pieces(job, Path(output_dir), pieces):
+            return _solved_in_pieces(job, refinement, Path(output_dir), pieces, listeners, inputs)
+        folder = ensure_output_dir(output_dir)
+        require_new([folder / name for name in _OUTPUTS], *inputs)
+        return _solved_at_once(job, refinement, folder, listeners)
+
+
+def _solved_at_once(
+    job: _Job, refinement: Refinement | None, folder: Path, listeners: Listeners
+) -> ReconstructionOutputs:
+    job.scan = read_once(job.scan, job.hidden)
     result = _image(job, refinement, listeners)
     metrics = {**result.facts(), "scan": described(job.scan), "shape": list(result.object.shape)}
     done = ReconstructionOutputs(result, {}, metrics)
     _save(done, job, folder)
     _draw(done, job, folder)
     return done
+
+
+def _in_pieces(job: _Job, folder: Path, pieces: Pieces) -> bool:
+    """Whether a scan is solved in pieces: it is large, several processes share it, or it was begun so."""
+    several = pieces.group.size > 1
+    going_on = pieces.resume and (folder / STATE_NAME).exists()
+    # The same for all processes: what is free may be something else by the time that the next one looks.
+    memory = memory_limit() // (1 if pieces.memory is not None else 2)
+    large = several or going_on or not fits(job.scan, not job.flat, memory)
+    if large and job.network.solver is None:
+        if not several:
+            return False  # such a model goes through frames one by one, whatever their number
+        raise ConfigError(
+            f"--model {job.network.name}: expected one process for a model that predicts frame by frame,"
+            f" found {pieces.group.size}"
+        )
+    return large
+
+
+def _solved_in_pieces(
+    job: _Job,
+    refinement: Refinement | None,
+    output_dir: Path,
+    pieces: Pieces,
+    listeners: Listeners,
+    inputs: list[str | Path],
+) -> ReconstructionOutputs:
+    """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
+    patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
+    options = polishing(job.flat, patience) if refinement is None else given
+    otherwise = polishing(True, patience) if refinement is None else given
+    bf16 = job.execution.precision == "bf16"
+    learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
+    piece_job = PieceJob(
+        job.network,
+        job.scan,
+        job.hidden,
+        None if job.flat else learned,
+        job.solver,
+        None if job.solver is None else options,
+        job.device,
+        otherwise if job.config.start == "auto" and isinstance(job.solver, Epie) else None,
+    )
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(RunFolder(output_dir).held())
+            require_new([output_dir / name for name in (*_OUTPUTS, CANVAS_NAME)], *inputs)
+
+        pieces.group.shared(begin)
+        solved = solve_in_pieces(piece_job, output_dir, pieces, (listeners.groups, listeners.sweep))
+        done = ReconstructionOutputs(None, {}, {})
+        if solved is not None:
+            done = _written(solved, job, output_dir)
+            solved.store.remove()
+        pieces.group.wait()
+    return done
+
+
+def _written(solved: Solved, job: _Job, folder: Path) -> ReconstructionOutputs:
+    """Write what was solved in pieces."""
+    small = solved.small
+    result = solved.reconstruction(1 if small else 1 + max(solved.shape) // 2048)
+    metrics = {**result.facts(), "scan": described(job.scan), "shape": list(solved.shape)}
+    done = ReconstructionOutputs(result, {}, metrics)
+    if small:
+        _save(done, job, folder)
+        (folder / CANVAS_NAME).unlink(missing_ok=True)
+    else:
+        done.files["reconstruction"] = solved.moved_to(folder / CANVAS_NAME)
+        (folder / "reconstruction.npz").unlink(missing_ok=True)
+        if job.geometry is not None:
+            done.files["product"] = solved.product(
+                folder / "product.h5", job.geometry, job.name, json_text(metrics)
+            )
+        done.files["metrics"] = folder / "metrics.json"
+        write_text_atomic(done.files["metrics"], json_text(metrics))
+    _draw(done, job, folder)
+    return done if small else dataclasses.replace(done, reconstruction=None)
 
 
 def _job(
@@ -214,7 +331,6 @@ def _job(
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.
     share = 0.0 if network.solver is None else config.withhold
     hidden = kept_back(scan, share, config.seed)
-    scan = read_once(scan, hidden)
     flat = config.start == "flat" or (config.start == "auto" and bundle is None and starts_flat(scan))
     if refinement is None and bundle is None and config.polish:
         solver = SOLVERS.get("epie")(device)
@@ -263,7 +379,7 @@ def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
 
 def _save(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     """Write the numbers."""
-    files, rec = done.files, done.reconstruction
+    files, rec = done.files, done.whole()
     files["reconstruction"] = save_reconstruction(rec, folder / "reconstruction.npz")
     if job.geometry is not None:
         files["product"] = folder / "product.h5"
@@ -277,7 +393,7 @@ def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     """Write picture and report; a failure is a warning."""
     try:
         title = f"{job.name}, {job.scan.n_frames} frames"
-        picture = figure_png(reconstruction_figure(done.reconstruction, title))
+        picture = figure_png(reconstruction_figure(done.whole(), title))
         write_bytes_atomic(folder / "reconstruction.png", picture)
         done.files["figure"] = folder / "reconstruction.png"
         caption = "Amplitude and phase, masked where nothing was measured"

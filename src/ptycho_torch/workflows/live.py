@@ -147,7 +147,7 @@ def live_to(
         made = _recorded(session, scan, done, folder, config)
         kept.pop_all()
         spool.close(remove=True)
-        _show_result(session, done.reconstruction)
+        _show_result(session, done.whole())
         _linger(page, config.linger)
     return made
 
@@ -258,7 +258,7 @@ def _recorded(
     facts = session.facts()
     frames = facts["frames"]
     said = [text for _, text in facts.pop("said")]
-    used = len(done.reconstruction.positions)
+    used = len(done.whole().positions)
     account = {
         **facts,
         "used_in_last_pass": used,

@@ -33,6 +33,7 @@ __all__ = [
     "kept_back",
     "network_of",
     "polishing",
+    "probe_of",
     "read_once",
     "reconstruct",
     "solve",
@@ -156,12 +157,12 @@ def solve(
     else:
         scan = with_probe(scan)
         if options.update_probe:
-            scan = replace(scan, probe=_probe_of(scan, device))
+            scan = replace(scan, probe=probe_of(scan, device))
     return Learned(device, network.solver).solve(scan, None, options, progress)
 
 
-def _probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
-    """The scan's probe after some sweeps over the frames in its middle."""
+def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
+    """Return the scan's probe, (modes, N, N), after some sweeps over the frames in its middle."""
     part = scan
     if scan.n_frames > PROBE_FRAMES:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))

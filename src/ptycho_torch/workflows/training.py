@@ -17,6 +17,7 @@ from ptycho_torch.config import ExecutionConfig, TrainingConfig, to_yaml
 from ptycho_torch.errors import DataError, Interrupted
 from ptycho_torch.files import write_text_atomic
 from ptycho_torch.model import Autoencoder, DiffractionToObject
+from ptycho_torch.processes import current
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets
 from ptycho_torch.training.run import Trained, Watch, fit
 from ptycho_torch.workflows.records import CONFIG_NAME, History, described, provenance_of, write_records
@@ -107,7 +108,7 @@ def train(
     """
     watch, folder = watch or Watch(), RunFolder(output_dir)
     if not resume:
-        folder.check_free(force)
+        current().shared(lambda: folder.check_free(force))
     with _saying_what_exists(folder), watch.stopping:
         scans = _opened(folder, scan, resume)
         held_out = _validation(scans[0][0], validation, config)
@@ -175,12 +176,19 @@ class _Job:
         return self.scans[0][1]
 
     def done(self, config: TrainingConfig | None, force: bool, watch: Watch) -> TrainingOutputs:
-        """Train with the folder in hand, and write everything."""
-        with self.folder.held():
-            if self.resume:
-                self.folder.check_same(self.scan, self.validation, [scan for _, scan in self.scans[1:]])
-            else:
-                self.folder.check_free(force)
+        """Train with the folder in hand, and write everything; of several processes the first one does."""
+        group = current()
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                held.enter_context(self.folder.held())
+                if self.resume:
+                    more = [scan for _, scan in self.scans[1:]]
+                    self.folder.check_same(self.scan, self.validation, more)
+                else:
+                    self.folder.check_free(force)
+
+            group.shared(begin)
             trained = fit(
                 [scan for _, scan in self.scans],
                 self.settled(config),
@@ -190,6 +198,8 @@ class _Job:
                 resume=self.resume and not self.folder.is_bare(),
                 watch=dataclasses.replace(watch, on_start=self.begin, on_best=self.keep),
             )
+            if not group.first:
+                return TrainingOutputs(trained, self.folder.path / f"{BUNDLE_NAME}.zip", {}, {})
             return self.end(trained)
 
     def settled(self, config: TrainingConfig | None) -> TrainingConfig:

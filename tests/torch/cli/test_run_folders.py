@@ -179,12 +179,6 @@ def test_a_refused_configuration_is_not_written(made: Path, tmp_path: Path) -> N
         assert not list((tmp_path / "run").iterdir())
 
 
-def test_several_devices_are_refused_for_now(made: Path, tmp_path: Path) -> None:
-    done = call("train", made / "scan.npz", "-o", tmp_path / "run", *QUICK, "--devices", "2")
-    assert done.exit_code == 2
-    assert "devices: expected 1, found 2" in done.stderr
-
-
 def test_reports_of_training_and_reconstruction_stand_beside_each_other(made: Path, run: Path) -> None:
     before = _contents(run)
     done = call("reconstruct", made / "scan.npz", "--model", run, "-o", run, "--quiet")
