@@ -1,0 +1,28 @@
+"""Error bars of a reconstruction: how far off amplitude and phase of each pixel may be.
+
+What was found is taken for the truth, scanned again with noise of its own and reconstructed in the same way. How far
+these images are from what they should show, weighted as simulated scans have taught, is the error bar.
+"""
+
+from __future__ import annotations
+
+from ptycho_torch.uncertainty.calibration import Calibration, fitted, shipped_calibration
+from ptycho_torch.uncertainty.errors import Errors, errors_against
+from ptycho_torch.uncertainty.replicates import Replicates, Solve, replicates
+from ptycho_torch.uncertainty.sigma import with_sigma
+from ptycho_torch.uncertainty.simulated import SimulatedFrames, gain_of, moved
+
+__all__ = [
+    "Calibration",
+    "Errors",
+    "Replicates",
+    "SimulatedFrames",
+    "Solve",
+    "errors_against",
+    "fitted",
+    "gain_of",
+    "moved",
+    "replicates",
+    "shipped_calibration",
+    "with_sigma",
+]
