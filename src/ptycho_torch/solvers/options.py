@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_torch.config import opt
 
-__all__ = ["EngineOptions", "LearnedOptions", "RefineOptions", "SolverOptions"]
+__all__ = ["EngineOptions", "FixedProbeOptions", "LearnedOptions", "RefineOptions", "SolverOptions"]
 
 
 @dataclass
@@ -78,6 +78,19 @@ class EngineOptions(SolverOptions):
     """Settings of pty-chi's engines; all others are pty-chi's defaults."""
 
     batch_size: int = opt(96, "frames that are used together", ge=1)
+
+
+@dataclass
+class FixedProbeOptions(EngineOptions):
+    """Settings of an engine that takes the probe as it is.
+
+    Examples
+    --------
+    >>> FixedProbeOptions().update_probe
+    False
+    """
+
+    update_probe: bool = opt(False, "find the probe, too; this engine refuses it")
 
 
 @dataclass

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ptycho_torch.errors import DependencyError
+from ptycho_torch.errors import ConfigError, DependencyError, TrainingError
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers import SOLVERS
 from ptycho_torch.solvers.base import Progress, Solver
-from ptycho_torch.solvers.options import EngineOptions, SolverOptions
+from ptycho_torch.solvers.options import EngineOptions, FixedProbeOptions, SolverOptions
 from ptycho_torch.solvers.start import Problem, flat_start, problem_of
 
 __all__ = ["PtychiSolver"]
@@ -37,7 +37,7 @@ class PtychiSolver(Solver):
     ``progress`` gets pty-chi's own loss, and the result's ``residual`` is None: measure it.
     """
 
-    Options = EngineOptions
+    Options: ClassVar[type[EngineOptions]] = EngineOptions
     name: ClassVar[str]
     """What the registry calls it."""
     settings: ClassVar[str]
@@ -54,7 +54,7 @@ class PtychiSolver(Solver):
         options: SolverOptions | None = None,
         progress: Progress | None = None,
     ) -> Reconstruction:
-        options = self._checked(options, EngineOptions)
+        options = self._checked(self.Options() if options is None else options, EngineOptions)
         begin = flat_start(scan) if start is None else start
         problem = problem_of(scan, begin, _MARGIN, self.device)
         began = time.monotonic()
@@ -68,6 +68,10 @@ class PtychiSolver(Solver):
             waves = task.get_data_to_cpu("probe", as_numpy=True)[0]
             x = task.get_probe_positions_x(as_numpy=True)
             y = task.get_probe_positions_y(as_numpy=True)
+        if not (np.isfinite(found).all() and np.isfinite(waves).all()):
+            raise TrainingError(
+                f"pty-chi {self.name}: diverged within {options.sweeps} epochs; take fewer, or another engine"
+            )
         positions = begin.positions
         if options.update_positions:
             positions = np.stack([x, y], 1).astype(np.float64) + problem.placed.origin_xy + half
@@ -93,7 +97,10 @@ class PtychiSolver(Solver):
         engine.probe_options.optimizable = options.update_probe
         engine.probe_position_options.optimizable = options.update_positions
         run = engine.reconstructor_options
-        run.num_epochs, run.batch_size, run.random_seed = options.sweeps, options.batch_size, options.seed
+        run.num_epochs, run.random_seed = options.sweeps, options.seed
+        # Where an engine uses all frames at once, a chunk changes the time that takes and nothing else; pty-chi's
+        # own, one frame, takes fifty times as long.
+        setattr(run, "chunk_length" if hasattr(run, "chunk_length") else "batch_size", options.batch_size)
         gpu = torch.device(self.device).type == "cuda"
         run.default_device = api.Devices.GPU if gpu else api.Devices.CPU
         return engine
@@ -121,9 +128,20 @@ class DifferenceMap(PtychiSolver):
 
 @SOLVERS.register("raar")
 class Raar(PtychiSolver):
-    """Relaxed averaged alternating reflections."""
+    """Relaxed averaged alternating reflections, with the probe as it is.
+
+    pty-chi 2.2 divides by the light alone, undamped; with the probe free, that leaves even a known object.
+    """
 
     name, settings = "raar", "RAAROptions"
+    Options = FixedProbeOptions
+
+    def _engine(self, options: EngineOptions, scan: Scan) -> Any:
+        if options.update_probe:
+            raise ConfigError(
+                "update_probe: pty-chi's RAAR diverges with the probe free; leave it off, or use lsqml"
+            )
+        return super()._engine(options, scan)
 
 
 @SOLVERS.register("ptychi-epie")

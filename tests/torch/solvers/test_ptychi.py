@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_epie import SCAN, truth
 
-from ptycho_torch.errors import ConfigError, DependencyError
+from ptycho_torch.errors import ConfigError, DependencyError, TrainingError
 from ptycho_torch.solvers import SOLVERS, EngineOptions
 from ptycho_torch.solvers.residual import residual
 
@@ -59,3 +59,21 @@ def test_each_engine_explains_the_frames_better(engine: str) -> None:
     done = SOLVERS.get(engine)().solve(SCAN, flat, options, lambda sweep, _: seen.append(sweep))
     assert seen == list(range(1, 11))
     assert residual(done, SCAN) < 0.5 * residual(flat, SCAN)
+
+
+@needs_ptychi
+def test_raar_takes_the_probe_as_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"update_probe.*diverges"):
+        SOLVERS.get("raar")().solve(SCAN, truth(), EngineOptions(sweeps=1, update_probe=True))
+    begun = truth()
+    done = SOLVERS.get("raar")().solve(SCAN, begun, SOLVERS.get("raar").Options(sweeps=2))
+    given, kept = (rec.probe / np.linalg.norm(rec.probe) for rec in (begun, done))  # its power is a gauge
+    np.testing.assert_allclose(kept, given, atol=1e-5 * np.abs(given).max())
+
+
+@needs_ptychi
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_diverges_is_not_a_result(engine: str) -> None:
+    broken = dataclasses.replace(truth(), object=np.full_like(truth().object, np.nan))
+    with pytest.raises(TrainingError, match=f"{engine}: diverged within 2 epochs"):
+        SOLVERS.get(engine)().solve(SCAN, broken, EngineOptions(sweeps=2, update_probe=False))
