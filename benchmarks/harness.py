@@ -60,8 +60,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def keep(name: str, arguments: argparse.Namespace, results: Any) -> Path:
-    """Writes ``{output}/{name}.json``: results with command, seed, machine, versions and date."""
+def keep(name: str, arguments: argparse.Namespace, results: Any, by: Sequence[str] = ()) -> Path:
+    """Writes ``{output}/{name}.json``: results with command, seed, machine, versions and date.
+
+    Rows that agree in the columns ``by`` are runs of one case with different seeds.
+    """
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
@@ -72,6 +75,7 @@ def keep(name: str, arguments: argparse.Namespace, results: Any) -> Path:
         "threads": arguments.threads,
         "machine": machine(),
         "load_average": os.getloadavg()[0],
+        "by": list(by),
         "results": results,
     }
     path.write_text(json.dumps(record, indent=2, default=float) + "\n")

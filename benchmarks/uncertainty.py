@@ -40,7 +40,7 @@ from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
 
 DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
-SIZE, EDGE = 64, 148
+SIZE, EDGE = 64, 124
 FITTED = 48
 MOST = 3000
 """Pixels of a cell that are kept."""

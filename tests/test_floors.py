@@ -36,6 +36,7 @@ FLOORS = (
     "bundle",
     "model_manager",
     "solvers",
+    "uncertainty",
     "reconstruction",
     "live",
     "training",

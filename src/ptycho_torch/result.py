@@ -120,13 +120,15 @@ class Reconstruction:
         self.residuals = tuple(float(r) for r in self.residuals)
         for name in _SIGMAS:
             sigma = getattr(self, name)
-            if sigma is not None:
-                setattr(self, name, np.ascontiguousarray(sigma, dtype=np.float32))
-                if np.shape(sigma) != self.object.shape or (getattr(self, name) < 0).any():
-                    raise DataError(
-                        f"{name}: expected values above 0 of the object's shape {self.object.shape}, "
-                        f"found shape {np.shape(sigma)}" + " with values below 0" * bool((np.asarray(sigma) < 0).any())
-                    )
+            if sigma is None:
+                continue
+            sigma = np.ascontiguousarray(sigma, dtype=np.float32)
+            if sigma.shape != self.object.shape or (sigma < 0).any():
+                raise DataError(
+                    f"{name}: expected values of at least 0 in the object's shape {self.object.shape}, found shape "
+                    f"{sigma.shape}, least value {np.nanmin(sigma, initial=np.inf):g}"
+                )
+            setattr(self, name, sigma)
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the arrays as plain values, ``info`` among them, for tables and JSON."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
-from ptycho_torch.scan.hdf5 import opened, read_array
+from ptycho_torch.scan.hdf5 import H5File, opened, read_array
 from ptycho_torch.scan.scan import Geometry
 
 __all__ = ["HALF_PIXEL", "Product", "read_product", "write_product"]
@@ -31,6 +31,7 @@ _NUMBERS: Final = (
     "detector_object_distance_m", "photon_energy_eV", "probe_photon_count", "exposure_time_s",
     "mass_attenuation_m2_per_kg", "tomography_angle_deg", "focus_object_distance_m", "tilt_angle_deg",
 )  # fmt: skip
+_SIGMAS: Final = ("sigma_amplitude", "sigma_phase")
 _NEEDED: Final = ("detector_object_distance_m", "photon_energy_eV")
 
 
@@ -41,6 +42,7 @@ class Product:
     ``positions_m``: (M, 2) = (x, y) metres; ``indexes``: (M,) the frame of each; ``probe``: (OPR modes, modes, N, N)
     complex; ``opr_weights``: (M, OPR modes) or None; ``object``: (layers, H, W) complex; ``pixel_m``: (width, height) of
     an object pixel; ``centre_m``: (x, y) of the object array's centre; ``layer_spacing_m``; ``losses``: (K, 2) epoch and value;
+    ``sigma_amplitude``, ``sigma_phase``: (H, W) error bars of the object, which ptychodus passes over, or None;
     ``photon_counts``: (M,) or None; ``numbers``: further facts by ptychodus' names; ``far_field``, ``polarization``.
     """
 
@@ -60,6 +62,8 @@ class Product:
     numbers: dict[str, float] = field(default_factory=dict)
     far_field: bool = True
     polarization: str | None = None
+    sigma_amplitude: NDArray[np.float32] | None = None
+    sigma_phase: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.object.ndim != 3 or self.probe.ndim != 4:
@@ -70,6 +74,10 @@ class Product:
             raise DataError(
                 f"product: expected positions ({len(self.indexes)}, 2), found {self.positions_m.shape}"
             )
+        for key in _SIGMAS:
+            sigma = getattr(self, key)
+            if sigma is not None and np.shape(sigma) != self.object.shape[1:]:
+                raise DataError(f"product: {key}: expected {self.object.shape[1:]}, found {np.shape(sigma)}")
         if not all(np.isfinite(v) and v > 0 for v in self.pixel_m):
             raise DataError(f"product: pixel size: expected positive metres, found {self.pixel_m}")
 
@@ -120,6 +128,10 @@ class Product:
                 "probe_photon_count": float(np.sum(np.abs(probe) ** 2)),
             },
         )
+
+
+def _sigma(file: H5File, key: str) -> NDArray[np.float32] | None:
+    return read_array(file, key, 2, "f").astype(np.float32) if key in file else None
 
 
 def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -> float:
@@ -200,6 +212,7 @@ def read_product(path: str | Path) -> Product:
                 numbers,
                 bool(attrs.get("far_field", True)),
                 _text(attrs["polarization"]) if "polarization" in attrs else None,
+                *(_sigma(file, key) for key in _SIGMAS),
             )
         except DataError as error:
             raise ScanError(f"{path}: {error}") from error
@@ -222,6 +235,7 @@ def write_product(product: Product, path: str | Path) -> None:
         for key, value in (
             ("probe_photon_counts", product.photon_counts),
             ("opr_weights", product.opr_weights),
+            *((key, getattr(product, key)) for key in _SIGMAS),
         ):
             if value is not None:
                 file[key] = value

@@ -7,7 +7,7 @@ these images are from what they should show, weighted as simulated scans have ta
 from __future__ import annotations
 
 from ptycho_torch.uncertainty.calibration import Calibration, fitted, shipped_calibration
-from ptycho_torch.uncertainty.errors import Errors, errors_against
+from ptycho_torch.uncertainty.errors import Errors, errors_against, relative_error
 from ptycho_torch.uncertainty.replicates import Replicates, Solve, replicates
 from ptycho_torch.uncertainty.sigma import with_sigma
 from ptycho_torch.uncertainty.simulated import SimulatedFrames, gain_of, moved
@@ -22,6 +22,7 @@ __all__ = [
     "fitted",
     "gain_of",
     "moved",
+    "relative_error",
     "replicates",
     "shipped_calibration",
     "with_sigma",

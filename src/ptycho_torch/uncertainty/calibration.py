@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import linprog
 
 from ptycho_torch.uncertainty.replicates import FEATURES, Replicates
@@ -102,8 +103,6 @@ def fitted(features: NDArray[np.floating], errors: NDArray[np.floating]) -> NDAr
     target = np.log(np.maximum(np.abs(errors), 1e-12)) - np.log(NORMAL)
     count, kinds = features.shape
     identity = np.eye(count)
-    from scipy import sparse
-
     equal = sparse.hstack([sparse.csr_matrix(features), sparse.csr_matrix(identity), sparse.csr_matrix(-identity)])
     summed = sparse.csr_matrix(
         np.concatenate([[0.0], np.ones(kinds - 2), [0.0], np.zeros(2 * count)])[None, :]

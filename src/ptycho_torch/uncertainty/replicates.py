@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ptycho_torch.evaluation.alignment import overlap
 from ptycho_torch.files.memory import memory_limit, need_memory
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
@@ -117,8 +118,6 @@ def _onto(
     found: Reconstruction, rec: Reconstruction
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the wanted canvas and of the found one that show the same place."""
-    from ptycho_torch.evaluation.alignment import overlap
-
     mine = (float(rec.origin_xy[0]), float(rec.origin_xy[1]))
     theirs = (float(found.origin_xy[0]), float(found.origin_xy[1]))
     return overlap(mine, rec.object.shape, theirs, found.object.shape)

@@ -44,7 +44,7 @@ _CLOSE = 0.2
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
 _FEW = 10.0
 _HARDLY_ANY = 1.0
-"""Photons per pixel of a frame below which sweeps must average more, and below which they must stop early."""
+"""Photons per pixel of a frame below which sweeps get no momentum, and below which they stop early or are left out."""
 _NOISE = 1.5
 """Times the noise of counts up to which a learned image has nothing left to be explained by sweeps."""
 _NEIGHBOURS = 4
@@ -151,28 +151,27 @@ def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) 
         Factor on their number.
     photons : float
         Per pixel of a frame. Where they are few, what goes on along the way of the last sweep goes on along its
-        noise: no momentum then, and fewer sweeps, whose steps fall sooner.
+        noise: no momentum then; and below one, ten sweeps whose steps fall sooner.
 
     Examples
     --------
     >>> polishing(True).sweeps, polishing(False).momentum, polishing(False, photons=3).momentum
     (30, 0.9, 0.0)
     """
-    if photons < (_HARDLY_ANY if flat else _FEW):
+    if photons < _HARDLY_ANY:
         return RefineOptions(sweeps=max(1, round(10 * patience)), step=1.0, momentum=0.0, settling=1.0)
-    if photons < _FEW:
-        return RefineOptions(sweeps=max(1, round(20 * patience)), step=1.0, momentum=0.0)
-    return RefineOptions(sweeps=max(1, round((30 if flat else 20) * patience)), step=1.0)
+    sweeps = max(1, round((30 if flat else 20) * patience))
+    return RefineOptions(sweeps=sweeps, step=1.0, **({"momentum": 0.0} if photons < _FEW else {}))
 
 
 def only_noise_is_left(rec: Reconstruction, scan: Scan, device: str = "cpu") -> bool:
-    """Whether an image explains its frames up to about the noise of counts, so that sweeps would fit that noise.
+    """Whether photons are so few that an image explains its frames about up to their noise, which sweeps would fit.
 
     References
     ----------
     .. [1] V. A. Morozov, Soviet Mathematics Doklady 7, 414 (1966), for the principle.
     """
-    if photons_per_pixel(scan) >= _FEW:
+    if photons_per_pixel(scan) >= _HARDLY_ANY:
         return False
     return residual(rec, scan, frames=64, device=device) <= _NOISE * noise_floor(rec, scan, device=device)
 
