@@ -264,7 +264,7 @@ def main() -> None:
         mine = [row for row in rows if row["cause"] == cause]
         print(table(mine) if arguments.quick else f"{cause}: {len(mine)} images")
         kept = [{k: v for k, v in row.items() if k != "cause"} for row in mine]
-        print(keep(f"failures-{cause}", arguments, {"rows": kept}, by=["value", "way"]))
+        print(keep(f"failures-{cause}", arguments, {"rows": kept}, by=["value", "way"], pivot=["value", "way", "error"]))
         figure(cause, mine).savefig(arguments.output / f"failures-{cause}.png", dpi=110)
 
 

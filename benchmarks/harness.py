@@ -60,10 +60,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def keep(name: str, arguments: argparse.Namespace, results: Any, by: Sequence[str] = ()) -> Path:
+def keep(
+    name: str, arguments: argparse.Namespace, results: Any, by: Sequence[str] = (), pivot: Sequence[str] = ()
+) -> Path:
     """Writes ``{output}/{name}.json``: results with command, seed, machine, versions and date.
 
-    Rows that agree in the columns ``by`` are runs of one case with different seeds.
+    Rows that agree in the columns ``by`` are runs of one case with different seeds; ``pivot`` names the columns
+    that go down, across, and are shown, as ``tables.py`` has them.
     """
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +79,7 @@ def keep(name: str, arguments: argparse.Namespace, results: Any, by: Sequence[st
         "machine": machine(),
         "load_average": os.getloadavg()[0],
         "by": list(by),
+        "pivot": list(pivot),
         "results": results,
     }
     path.write_text(json.dumps(record, indent=2, default=float) + "\n")
