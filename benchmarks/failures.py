@@ -43,7 +43,7 @@ from ptycho_torch.simulation import make_positions, make_probe, simulate_scan
 from ptycho_torch.simulation.variety import random_probe
 from ptycho_torch.solvers import SOLVERS, EngineOptions, LearnedOptions, RefineOptions
 from ptycho_torch.uncertainty import relative_error
-from uncertainty import EDGE, SIZE, held_out
+from uncertainty import SIZE, held_out
 
 MOST = 144
 """Frames of a scan at most, the innermost ones."""
@@ -123,7 +123,9 @@ def scan_of(case: Case, seed: int) -> Scan:
         frames = np.sqrt(np.square(frames) + rng.poisson(case.background, frames.shape)).astype(np.float32)
     known = positions + rng.normal(0, 1, positions.shape) * case.moved / np.sqrt(2)
     guess = scan.probe if case.guess is None else case.guess.astype(np.complex64)
-    return replace(scan, frames=frames, positions=known, positions_start=positions, probe=guess, good_pixels=case.good)
+    return replace(
+        scan, frames=frames, positions=known, positions_start=positions, probe=guess, good_pixels=case.good
+    )
 
 
 # ------------------------------------------------------------------ ways
@@ -137,7 +139,8 @@ class Peer:
         )
 
     def __call__(self, scan: Scan) -> Reconstruction:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         source, target = self.folder / "scan.npz", self.folder / "image.npz"
         write_scan(scan, source)
         print(source, target, sep="\t", file=self.process.stdin, flush=True)
@@ -187,7 +190,9 @@ def left_of_positions(rec: Reconstruction, scan: Scan) -> float:
     return float(np.sqrt(np.mean(np.sum((off - off.mean(0)) ** 2, 1))))
 
 
-def measured(cause: str, value: float, seed: int, way: str, solve: Callable[[Scan], Reconstruction]) -> dict[str, Any]:
+def measured(
+    cause: str, value: float, seed: int, way: str, solve: Callable[[Scan], Reconstruction]
+) -> dict[str, Any]:
     scan = scan_of(CAUSES[cause][2](value), seed)
     began = time.process_time()
     rec = solve(scan)
@@ -228,7 +233,11 @@ def figure(cause: str, rows: Sequence[dict[str, Any]]) -> Figure:
     axes = made.subplots()
     for way in dict.fromkeys(row["way"] for row in rows):
         mine = [[r["error"] for r in rows if r["way"] == way and r["value"] == v] for v in values]
-        shown = [(v, np.mean(e), np.std(e, ddof=min(1, len(e) - 1))) for v, e in zip(values, mine, strict=True) if e]
+        shown = [
+            (v, np.mean(e), np.std(e, ddof=min(1, len(e) - 1)))
+            for v, e in zip(values, mine, strict=True)
+            if e
+        ]
         at, mean, spread = (np.array(part) for part in zip(*shown, strict=True))
         axes.plot(at, mean, "-" if way != "sweeps" else "--", marker="o", ms=3, label=way)
         axes.fill_between(at, np.maximum(mean - spread, 1e-4), mean + spread, alpha=0.15)
@@ -264,7 +273,15 @@ def main() -> None:
         mine = [row for row in rows if row["cause"] == cause]
         print(table(mine) if arguments.quick else f"{cause}: {len(mine)} images")
         kept = [{k: v for k, v in row.items() if k != "cause"} for row in mine]
-        print(keep(f"failures-{cause}", arguments, {"rows": kept}, by=["value", "way"], pivot=["value", "way", "error"]))
+        print(
+            keep(
+                f"failures-{cause}",
+                arguments,
+                {"rows": kept},
+                by=["value", "way"],
+                pivot=["value", "way", "error"],
+            )
+        )
         figure(cause, mine).savefig(arguments.output / f"failures-{cause}.png", dpi=110)
 
 

@@ -25,7 +25,7 @@ from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions
 from ptycho_torch.workflows.solving import photons_per_pixel, polishing, starts_flat
-from uncertainty import EDGE, SIZE, held_out
+from uncertainty import SIZE, held_out
 
 DOSES = (1e3, 1e4, 1e5, 1e6, 1e8)
 STEPS = (8, 16, 28)
@@ -62,7 +62,12 @@ def main() -> None:
         for step in steps:
             for seed in range(arguments.seed, arguments.seed + (1 if arguments.quick else arguments.seeds)):
                 scan = scan_of(dose, step, seed)
-                row: dict[str, Any] = {"photons": dose, "step": step, "seed": seed, "per pixel": photons_per_pixel(scan)}
+                row: dict[str, Any] = {
+                    "photons": dose,
+                    "step": step,
+                    "seed": seed,
+                    "per pixel": photons_per_pixel(scan),
+                }
                 for name, solve in ways(scan):
                     began = time.process_time()
                     row[name] = error(solve(), scan.object_guess)

@@ -62,7 +62,9 @@ def document(folder: Path, scripts: Path = HERE) -> str:
         mine = [path for path in files if _script_of(path) == name]
         parts += [f"## {name}.py", _introduction(scripts / f"{name}.py")]
         parts += [part for path in mine for part in _shown_file(path)]
-        pictures = [scripts.parent / "docs/images" / f"{stem}.png" for stem in (name, *(p.stem for p in mine)) if mine]
+        pictures = [
+            scripts.parent / "docs/images" / f"{stem}.png" for stem in (name, *(p.stem for p in mine)) if mine
+        ]
         parts += [f"![{p.stem}](../docs/images/{p.name})" for p in dict.fromkeys(pictures) if p.exists()]
         if not mine:
             parts.append("No results are kept.")

@@ -5,7 +5,7 @@
     python benchmarks/uncertainty.py --star        # measured data: sigma against the difference of two halves
 
 Four doses, three overlaps, three objects, N = 64, the probe guess true or out of focus. Every cell is kept in a file
-of its own: a run that was stopped goes on where it was, unless the solver has changed meanwhile (``--fresh``).
+of its own: a run that was stopped goes on where it was, with the same shipped weights; ``--fresh`` begins anew.
 `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's correlation of sigma with
 the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby. `cost`: time with error bars over
 time without.
@@ -13,6 +13,7 @@ time without.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from skimage import data, transform
 
 from harness import keep, parser, table
 from ptycho_torch import reconstruct
+from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.files import write_text_atomic
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
@@ -41,7 +43,7 @@ from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
 DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
 SIZE, EDGE = 64, 124
-FITTED = 48
+FITTED = 40
 MOST = 3000
 """Pixels of a cell that are kept."""
 
@@ -76,7 +78,9 @@ def test_scan(dose: float, step: int, number: int, seed: int) -> Scan:
     probe = make_probe(("zoneplate", "disk", "gaussian")[(number + STEPS.index(step)) % 3], SIZE)
     positions = make_positions("grid", obj.shape, SIZE, step=step, jitter=0.1 * step, seed=seed + number)
     scan = simulate_scan(obj, probe, positions, photons=dose, seed=seed + 17 * number)
-    return replace(scan, probe=spoiled_probe(scan.probe, np.random.default_rng(number))) if number == 2 else scan
+    return (
+        replace(scan, probe=spoiled_probe(scan.probe, np.random.default_rng(number))) if number == 2 else scan
+    )
 
 
 def fitting_scan(number: int, seed: int) -> Scan:
@@ -251,7 +255,9 @@ def figure(
     left.set_title("Thin: single scans; thick: all", fontsize=10)
     line = np.array(right.get_xlim())
     right.plot(line, line, "k:", lw=1)
-    right.set(xscale="log", yscale="log", xlabel="1.645 sigma", ylabel="true error that nine of ten do not exceed")
+    right.set(
+        xscale="log", yscale="log", xlabel="1.645 sigma", ylabel="true error that nine of ten do not exceed"
+    )
     right.set_title("Amplitude, and phase in radians", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -261,7 +267,9 @@ def figure(
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--fit", action="store_true", help="calibrate first, and write the package's calibration.json")
+    made.add_argument(
+        "--fit", action="store_true", help="calibrate first, and write the package's calibration.json"
+    )
     made.add_argument("--star", action="store_true", help="the measured star only")
     made.add_argument("--fresh", action="store_true", help="compute cells anew")
     arguments = made.parse_args()
@@ -270,7 +278,8 @@ def main() -> None:
         rows = star(arguments)
         print(table(rows), keep("uncertainty-star", arguments, {"rows": rows}), sep="\n")
         return
-    folder = arguments.output / "uncertainty-cells"
+    weights = hashlib.sha256(shipped_bundle().read_bytes()).hexdigest()[:8]
+    folder = arguments.output / f"uncertainty-cells-{weights}"
     calibration = shipped_calibration() if not arguments.fit else _fit(folder, arguments)
     doses, steps, objects = (DOSES, STEPS, 3) if not arguments.quick else ((1e3, 1e7), (28,), 1)
     rows, cells = [], []

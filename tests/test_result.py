@@ -51,7 +51,9 @@ def test_what_is_saved_comes_back(
 def test_error_bars_come_back_with_the_pixels_that_have_none(tmp_path: Path) -> None:
     bars = np.full((5, 7), 0.25, np.float32)
     bars[0, :2] = np.nan
-    back = load_reconstruction(save_reconstruction(make(sigma_amplitude=bars, sigma_phase=2 * bars), tmp_path / "r"))
+    back = load_reconstruction(
+        save_reconstruction(make(sigma_amplitude=bars, sigma_phase=2 * bars), tmp_path / "r")
+    )
     assert np.array_equal(back.sigma_amplitude, bars, equal_nan=True)
     assert np.array_equal(back.sigma_phase, 2 * bars, equal_nan=True)
     assert load_reconstruction(save_reconstruction(make(), tmp_path / "s")).sigma_phase is None

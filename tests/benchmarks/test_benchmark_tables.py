@@ -29,7 +29,9 @@ def test_the_document_holds_command_machine_and_rows(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, "another", results=[{"x": 1}])
     for name in ("thing", "another", "unrun"):
-        (tmp_path / f"{name}.py").write_text('"""What ``it`` measures.\n\nMore."""\nif __name__ == "__main__":\n    0\n')
+        (tmp_path / f"{name}.py").write_text(
+            '"""What ``it`` measures.\n\nMore."""\nif __name__ == "__main__":\n    0\n'
+        )
     (tmp_path / "helper.py").write_text('"""No benchmark."""\n')
     text = tables.document(tmp_path, tmp_path)
     assert text.index("## another.py\n") < text.index("## thing.py\n")
@@ -38,7 +40,8 @@ def test_the_document_holds_command_machine_and_rows(tmp_path: Path) -> None:
     assert "\n\nWhat `it` measures.\n\nMore.\n\n`python thing.py --minutes 1`, 2026-01-02, seed 7. " in text
     assert "a CPU, 2 cores; no GPU; Python 3.11.7; torch 2.13.0." in text
     assert (
-        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n\n## unrun" in text
+        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n\n## unrun"
+        in text
     )
 
 
@@ -54,7 +57,10 @@ def test_runs_with_several_seeds_become_mean_and_spread() -> None:
 
 def test_one_column_can_go_across() -> None:
     rows = [{"step": s, "way": w, "error": f"{s} {w}", "seconds": 1} for s in (3, 6) for w in ("a", "b")][:3]
-    assert tables.across(rows, "step", "way", "error") == [{"step": 3, "a": "3 a", "b": "3 b"}, {"step": 6, "a": "6 a"}]
+    assert tables.across(rows, "step", "way", "error") == [
+        {"step": 3, "a": "3 a", "b": "3 b"},
+        {"step": 6, "a": "6 a"},
+    ]
 
 
 def test_results_of_no_script_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ptycho_torch.simulation import diffract
 
 def test_unit_phase() -> None:
     assert np.array_equal(unit_phase(np.array([0, 2, -3j])), [1, 1, -1j])
+    assert np.allclose(unit_phase(np.array([0.5j, -1e-9])), [1j, -1])
 
 
 def test_a_product_turns_one_image_onto_another() -> None:

@@ -214,7 +214,8 @@ def uncertainty_figure(rec: Reconstruction) -> Figure:
 
     ``rec`` must have both.
     """
-    assert rec.sigma_amplitude is not None and rec.sigma_phase is not None
+    assert rec.sigma_amplitude is not None
+    assert rec.sigma_phase is not None
     part = _trim(rec.measured())
     extent = _extent((float(rec.origin_xy[0]), float(rec.origin_xy[1])), part)
     amplitude, phase = rec.sigma_amplitude[part], rec.sigma_phase[part]
@@ -229,7 +230,16 @@ def uncertainty_figure(rec: Reconstruction) -> Figure:
     ):
         known = np.isfinite(values)
         top = _limits(values[known])[1]
-        _panel(axes, values, known, extent, title=title, label=label, cmap="cividis", limits=(0.0, max(top, 1e-12)))
+        _panel(
+            axes,
+            values,
+            known,
+            extent,
+            title=title,
+            label=label,
+            cmap="cividis",
+            limits=(0.0, max(top, 1e-12)),
+        )
         _scale_bar(axes, extent)
     return figure
 

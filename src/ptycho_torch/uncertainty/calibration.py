@@ -46,7 +46,7 @@ class Calibration:
 
     Attributes
     ----------
-    weights : (2, 6) float64 array
+    weights : (2, 8) float64 array
         Of amplitude and phase.
     provenance : dict
         Plain values: script, command, scans, solver.
@@ -86,11 +86,11 @@ def shipped_calibration() -> Calibration:
 
 
 def fitted(features: NDArray[np.floating], errors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the weights (6,) of one channel under which nine of ten errors lie within ``NORMAL`` sigma.
+    """Return the weights (8,) of one channel under which nine of ten errors lie within ``NORMAL`` sigma.
 
     Parameters
     ----------
-    features : (K, 6) array
+    features : (K, 8) array
         As :class:`~ptycho_torch.uncertainty.replicates.Replicates` has them, of K pixels.
     errors : (K,) array
         Their true errors, of either sign.
@@ -103,7 +103,9 @@ def fitted(features: NDArray[np.floating], errors: NDArray[np.floating]) -> NDAr
     target = np.log(np.maximum(np.abs(errors), 1e-12)) - np.log(NORMAL)
     count, kinds = features.shape
     identity = np.eye(count)
-    equal = sparse.hstack([sparse.csr_matrix(features), sparse.csr_matrix(identity), sparse.csr_matrix(-identity)])
+    equal = sparse.hstack(
+        [sparse.csr_matrix(features), sparse.csr_matrix(identity), sparse.csr_matrix(-identity)]
+    )
     summed = sparse.csr_matrix(
         np.concatenate([[0.0], np.ones(kinds - 2), [0.0], np.zeros(2 * count)])[None, :]
     )

@@ -1,8 +1,9 @@
-"""What comes out when the found object is scanned again: images whose truth is known.
+"""What comes out when a known object is scanned in the same way: images whose truth is known.
 
-Half of the replicates have the found object where it is: they show which features are lost, and where noise goes. The
-other half have it mirrored and moved: a solver that cannot find some part of an object did not find it the first time
-either, so that only an object that lies elsewhere shows how much is missing there.
+A third of the replicates have the found object where it is: they show where noise goes, and which features are lost. A
+third have it mirrored and moved: a solver that cannot find some part of an object did not find it the first time
+either, so that only an object that lies elsewhere shows how much is missing there. And a third have a random object:
+what these photons, this overlap and this probe hide from the solver altogether is not in the found object at all.
 
 References
 ----------
@@ -27,16 +28,19 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.uncertainty.errors import errors_against
-from ptycho_torch.uncertainty.simulated import SimulatedFrames, gain_of, moved
+from ptycho_torch.uncertainty.simulated import SimulatedFrames, another, gain_of, moved
 
 __all__ = ["COUNT", "FEATURES", "Replicates", "Solve", "replicates"]
 
-COUNT: Final = 3
-"""Replicates with the object in its place, and as many with the object moved."""
-FEATURES: Final = ("one", "near", "usual", "moved_near", "moved_usual", "unexplained")
-_NEAR: Final = 2.0
-_WIDE: Final = 4.0
-"""Standard deviations, in pixels, of the Gaussians over which squared errors are averaged."""
+COUNT: Final = 2
+"""Replicates of each kind."""
+FEATURES: Final = (
+    "one",
+    *(f"{kind}_{where}" for kind in ("found", "moved", "random") for where in ("near", "usual")),
+    "unexplained",
+)
+_REACH: Final = (2.0, 4.0, 4.0)
+"""Standard deviations, in pixels, of the Gaussians over which squared errors of each kind are averaged."""
 _LIT: Final = 0.1
 _SHARE: Final = 8
 """Simulated frames up to this part of the memory are made once and kept."""
@@ -51,10 +55,10 @@ class Replicates:
 
     Attributes
     ----------
-    features : (2, 6, H, W) float32 array
-        In the order of :data:`FEATURES`: 1; the root mean square error of the replicates nearby, and that of the
-        whole image; the same two of the replicates whose object was moved; and half the logarithm of how many times worse the
-        measured frames are explained than simulated ones, 0 where they are not.
+    features : (2, 8, H, W) float32 array
+        In the order of :data:`FEATURES`: 1; of each kind of replicates the root mean square error nearby, and that of the
+        whole image; and half the logarithm of how many times worse the measured frames are explained than simulated
+        ones, 0 where they are not.
     measured : (H, W) bool array
         Pixels that can have an error bar.
     """
@@ -76,7 +80,7 @@ def replicates(
         Frames that the solver saw.
     solve : callable
     count : int
-        Of each kind; ``2 count`` reconstructions are made.
+        Of each of the three kinds.
     seed : int
     device : str
         Where residuals are computed.
@@ -90,11 +94,12 @@ def replicates(
     need_memory(300 * height * width, f"uncertainty: a canvas of {height} x {width} pixels", "leave it out")
     gain = gain_of(rec, scan)
     squares, explained = [], []
-    for kind in range(2):
+    for kind in range(3):
         total: NDArray[np.float32] = np.zeros((2, height, width), np.float32)
         for k in range(count):
-            number = 2 * (seed * count + k) + kind
-            base = moved(rec, np.random.default_rng(number)) if kind else rec
+            number = 3 * (seed * count + k) + kind
+            rng = np.random.default_rng(number)
+            base = rec if kind == 0 else moved(rec, rng) if kind == 1 else another(rec, rng)
             again = _simulated(base, scan, number, gain)
             found = solve(again)
             wrong = errors_against(found, base.object, base.origin_xy)
@@ -114,32 +119,33 @@ def _simulated(base: Reconstruction, scan: Scan, seed: int, gain: float) -> Scan
     return replace(scan, frames=frames, object_guess=None, counts_known=gain == 1)
 
 
-def _onto(
-    found: Reconstruction, rec: Reconstruction
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _onto(found: Reconstruction, rec: Reconstruction) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of the wanted canvas and of the found one that show the same place."""
     mine = (float(rec.origin_xy[0]), float(rec.origin_xy[1]))
     theirs = (float(found.origin_xy[0]), float(found.origin_xy[1]))
     return overlap(mine, rec.object.shape, theirs, found.object.shape)
 
 
-def _features(squares: list[NDArray[np.float32]], weight: NDArray[np.float32], excess: float) -> NDArray[np.float32]:
+def _features(
+    squares: list[NDArray[np.float32]], weight: NDArray[np.float32], excess: float
+) -> NDArray[np.float32]:
     lit = weight > _LIT * np.quantile(weight[weight > 0], 0.9)
     made = np.zeros((2, len(FEATURES), *weight.shape), np.float32)
     made[:, 0] = 1
     for channel in range(2):
-        for kind, reach in enumerate((_NEAR, _WIDE)):
+        for kind, reach in enumerate(_REACH):
             values = np.nan_to_num(squares[kind][channel])
             near = _averaged(values, weight > 0, reach)
             made[channel, 1 + 2 * kind] = 0.5 * np.log(np.maximum(near, 1e-16))
             made[channel, 2 + 2 * kind] = 0.5 * np.log(max(float(np.mean(values[lit])), 1e-16))
-        made[channel, 5] = 0.5 * max(np.log(max(excess, 1e-30)), 0.0)
+        made[channel, -1] = 0.5 * max(np.log(max(excess, 1e-30)), 0.0)
     return made
 
 
 def _averaged(values: NDArray[np.float32], known: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
     """Local mean over the pixels that are known."""
     top, bottom = (
-        ndimage.gaussian_filter(part.astype(np.float32), reach, mode="constant") for part in (values * known, known)
+        ndimage.gaussian_filter(part.astype(np.float32), reach, mode="constant")
+        for part in (values * known, known)
     )
     return np.asarray(top / np.maximum(bottom, 1e-6))

@@ -37,11 +37,11 @@ def with_sigma(
     scan : Scan
         Frames that the solver saw.
     solve : callable
-        Makes a reconstruction of a scan in the same way; it is called ``2 count`` times.
+        Makes a reconstruction of a scan in the same way; it is called ``3 count`` times.
     calibration : Calibration, optional
         Default: the one that ships with the package.
     count : int
-        Replicates of each of the two kinds.
+        Replicates of each of the three kinds.
     seed : int
     device : str
 
@@ -61,7 +61,7 @@ def with_sigma(
     info = {
         "sigma_amplitude_median": median[0],
         "sigma_phase_median": median[1],
-        "uncertainty_replicates": 2 * count,
+        "uncertainty_replicates": 3 * count,
         "uncertainty_seconds": seconds,
     }
     return replace(rec, sigma_amplitude=sigma[0], sigma_phase=sigma[1], info={**rec.info, **info})

@@ -59,7 +59,9 @@ def test_fewer_photons_wider_bars() -> None:
 def test_frames_that_the_model_does_not_explain_widen_them() -> None:
     """Positions wrong by a pixel: no replicate knows, and the residual tells."""
     scan = scan_of(1e5)
-    spoiled = replace(scan, positions=scan.positions + np.random.default_rng(0).normal(0, 1, scan.positions.shape))
+    spoiled = replace(
+        scan, positions=scan.positions + np.random.default_rng(0).normal(0, 1, scan.positions.shape)
+    )
     found = replicates(solve(spoiled), spoiled, solve, count=1)
     plain = replicates(solve(scan), scan, solve, count=1)
     assert found.features[0, -1].max() > plain.features[0, -1].max() + 0.2
