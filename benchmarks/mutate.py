@@ -37,7 +37,10 @@ TARGETS = {
     "ptycho_torch/physics/propagation.py": ("tests/torch/physics/test_propagation.py",),
     "ptycho_torch/physics/projection.py": ("tests/torch/physics/test_projection.py",),
     "ptycho_torch/physics/regions.py": ("tests/torch/physics/test_regions.py",),
-    "ptycho_torch/physics/gauges.py": ("tests/physics/test_gauge_fixing.py",),
+    "ptycho_torch/physics/gauges.py": (
+        "tests/physics/test_gauge_fixing.py",
+        "tests/torch/physics/test_object_scale.py",
+    ),
     "ptycho_torch/physics/patches.py": ("tests/torch/physics/test_patches.py",),
     "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
     "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),

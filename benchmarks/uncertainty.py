@@ -43,7 +43,7 @@ from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
 DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
 SIZE, EDGE = 64, 124
-FITTED = 40
+FITTED = 52
 MOST = 3000
 """Pixels of a cell that are kept."""
 
@@ -84,14 +84,15 @@ def test_scan(dose: float, step: int, number: int, seed: int) -> Scan:
 
 
 def fitting_scan(number: int, seed: int) -> Scan:
-    """Random object, probe, spacing and dose; every third probe guess is wrong, every third N is 64."""
+    """Random object, probe, spacing and dose, from 40 on a low one; every third probe guess is wrong, every third N is 64."""
     rng = np.random.default_rng((seed, number))
     size = 64 if number % 3 == 0 else 32
     edge = round(2.3 * size)
     step = float(np.exp(rng.uniform(np.log(size / 9), np.log(size / 2))))
     positions = make_positions("grid", (edge, edge), size, step=step, jitter=0.1 * step, seed=number)
     obj, probe = random_object(edge, rng), random_probe(size, rng)
-    scan = simulate_scan(obj, probe, positions, photons=10 ** rng.uniform(2.7, 9), seed=number)
+    exponent = rng.uniform(2.7, 9 if number < 40 else 4.2)
+    scan = simulate_scan(obj, probe, positions, photons=10**exponent, seed=number)
     return replace(scan, probe=spoiled_probe(scan.probe, rng)) if number % 3 == 1 else scan
 
 

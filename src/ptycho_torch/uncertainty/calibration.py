@@ -46,7 +46,7 @@ class Calibration:
 
     Attributes
     ----------
-    weights : (2, 8) float64 array
+    weights : (2, 9) float64 array
         Of amplitude and phase.
     provenance : dict
         Plain values: script, command, scans, solver.
@@ -86,11 +86,11 @@ def shipped_calibration() -> Calibration:
 
 
 def fitted(features: NDArray[np.floating], errors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the weights (8,) of one channel under which nine of ten errors lie within ``NORMAL`` sigma.
+    """Return the weights (9,) of one channel under which nine of ten errors lie within ``NORMAL`` sigma.
 
     Parameters
     ----------
-    features : (K, 8) array
+    features : (K, 9) array
         As :class:`~ptycho_torch.uncertainty.replicates.Replicates` has them, of K pixels.
     errors : (K,) array
         Their true errors, of either sign.
@@ -107,7 +107,7 @@ def fitted(features: NDArray[np.floating], errors: NDArray[np.floating]) -> NDAr
         [sparse.csr_matrix(features), sparse.csr_matrix(identity), sparse.csr_matrix(-identity)]
     )
     summed = sparse.csr_matrix(
-        np.concatenate([[0.0], np.ones(kinds - 2), [0.0], np.zeros(2 * count)])[None, :]
+        np.concatenate([[0.0], np.ones(kinds - 3), [0.0, 0.0], np.zeros(2 * count)])[None, :]
     )
     cost = np.concatenate([np.zeros(kinds), np.full(count, LEVEL), np.full(count, 1 - LEVEL)])
     bounds = [(None, None)] + [(0, None)] * (kinds - 1 + 2 * count)

@@ -43,6 +43,8 @@ def errors_against(
     rec: Reconstruction,
     truth: NDArray[np.complexfloating],
     origin_xy: tuple[float, float] | NDArray[np.float64] = (0.0, 0.0),
+    *,
+    search: bool = True,
 ) -> Errors:
     """Return the errors of a reconstruction, ramp, shift, phase and scale taken off.
 
@@ -52,6 +54,8 @@ def errors_against(
     truth : (H', W') complex array
     origin_xy : pair of float
         Scan coordinate of its pixel [0, 0].
+    search : bool
+        Look for a shift of many pixels, too.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def errors_against(
     >>> bool(np.abs(errors_against(rec, obj).phase).max() < 1e-5)
     True
     """
-    image, wanted, scale, ours = _aligned(rec, truth, origin_xy)
+    image, wanted, scale, ours = _aligned(rec, truth, origin_xy, search)
     wrong = np.full((2, *rec.object.shape), np.nan, dtype=np.float32)
     wrong[(0, *ours)] = (np.abs(image) - np.abs(wanted)) / scale
     wrong[(1, *ours)] = np.angle(image * wanted.conj())
@@ -90,6 +94,7 @@ def _aligned(
     rec: Reconstruction,
     truth: NDArray[np.complexfloating],
     origin_xy: tuple[float, float] | NDArray[np.float64],
+    search: bool = True,
 ) -> tuple[Complex, Complex, float, tuple[slice, slice]]:
     """The image in the gauge of the truth, the truth, the factor on the amplitude, and where in the canvas they lie."""
     origin = (float(rec.origin_xy[0]), float(rec.origin_xy[1]))
@@ -100,17 +105,17 @@ def _aligned(
     say = _say(rec.weight)[ours]
     if not np.any(image * say) or not np.any(wanted * say):
         raise DataError("objects: expected some signal in the common region, found zeros")
-    fit = _fitted(image, wanted, say)
+    fit = _fitted(image, wanted, say, search)
     image = Movable(turned(image, fit.ramp_xy)).at(fit.shift_xy)
     scale = float(np.sum(say * np.abs(image) * np.abs(wanted)) / np.sum(say * np.abs(image) ** 2))
     return image * scale * np.exp(1j * np.angle(np.vdot(image * say, wanted))), wanted, scale, ours
 
 
-def _fitted(image: Complex, wanted: Complex, say: NDArray[np.float64]) -> Fit:
+def _fitted(image: Complex, wanted: Complex, say: NDArray[np.float64], search: bool) -> Fit:
     """Ramp and shift, from the better of two starts: none, and the whole pixels that a correlation finds."""
     everything = (slice(0, image.shape[0]), slice(0, image.shape[1]))
     view = Movable(wanted, max(0, min(_BORDER, min(image.shape) - 1)))
-    starts = {(0, 0), coarse_shift(image, wanted, say > 0)}
+    starts = {(0, 0), coarse_shift(image, wanted, say > 0)} if search else {(0, 0)}
     fits = []
     for x, y in sorted(starts):
         ramp = coarse_ramp(image, np.roll(wanted, (-y, -x), (0, 1)), say > 0)

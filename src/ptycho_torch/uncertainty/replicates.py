@@ -38,6 +38,7 @@ FEATURES: Final = (
     "one",
     *(f"{kind}_{where}" for kind in ("found", "moved", "random") for where in ("near", "usual")),
     "unexplained",
+    "few",
 )
 _REACH: Final = (2.0, 4.0, 4.0)
 """Standard deviations, in pixels, of the Gaussians over which squared errors of each kind are averaged."""
@@ -55,10 +56,10 @@ class Replicates:
 
     Attributes
     ----------
-    features : (2, 8, H, W) float32 array
+    features : (2, 9, H, W) float32 array
         In the order of :data:`FEATURES`: 1; of each kind of replicates the root mean square error nearby, and that of the
-        whole image; and half the logarithm of how many times worse the measured frames are explained than simulated
-        ones, 0 where they are not.
+        whole image; half the logarithm of how many times worse the measured frames are explained than simulated
+        ones, 0 where they are not; and ``log(1 + 10 / n)`` with n photons per pixel of a frame.
     measured : (H, W) bool array
         Pixels that can have an error bar.
     """
@@ -102,14 +103,15 @@ def replicates(
             base = rec if kind == 0 else moved(rec, rng) if kind == 1 else another(rec, rng)
             again = _simulated(base, scan, number, gain)
             found = solve(again)
-            wrong = errors_against(found, base.object, base.origin_xy)
+            wrong = errors_against(found, base.object, base.origin_xy, search=False)
             on = _onto(found, rec)
             total[:, on[0][0], on[0][1]] += np.square([wrong.amplitude[on[1]], wrong.phase[on[1]]])
             if not kind:
                 explained.append(residual(found, again, device=device))
         squares.append(total / count)
     excess = residual(rec, scan, device=device) / max(float(np.mean(explained)), 1e-30)
-    return Replicates(_features(squares, rec.weight, excess), rec.measured())
+    photons = scan.mean_power / scan.N**2 / gain
+    return Replicates(_features(squares, rec.weight, excess, photons), rec.measured())
 
 
 def _simulated(base: Reconstruction, scan: Scan, seed: int, gain: float) -> Scan:
@@ -127,18 +129,18 @@ def _onto(found: Reconstruction, rec: Reconstruction) -> tuple[tuple[slice, slic
 
 
 def _features(
-    squares: list[NDArray[np.float32]], weight: NDArray[np.float32], excess: float
+    squares: list[NDArray[np.float32]], weight: NDArray[np.float32], excess: float, photons: float
 ) -> NDArray[np.float32]:
     lit = weight > _LIT * np.quantile(weight[weight > 0], 0.9)
     made = np.zeros((2, len(FEATURES), *weight.shape), np.float32)
-    made[:, 0] = 1
+    made[:, 0], made[:, -1] = 1, np.log1p(10 / photons)
     for channel in range(2):
         for kind, reach in enumerate(_REACH):
             values = np.nan_to_num(squares[kind][channel])
             near = _averaged(values, weight > 0, reach)
             made[channel, 1 + 2 * kind] = 0.5 * np.log(np.maximum(near, 1e-16))
             made[channel, 2 + 2 * kind] = 0.5 * np.log(max(float(np.mean(values[lit])), 1e-16))
-        made[channel, -1] = 0.5 * max(np.log(max(excess, 1e-30)), 0.0)
+        made[channel, -2] = 0.5 * max(np.log(max(excess, 1e-30)), 0.0)
     return made
 
 
