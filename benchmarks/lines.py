@@ -4,9 +4,10 @@
 
 Four cases (gridsize 1 or 2, probe ideal or experimental), each generator; gridsize 1 trained on
 neighbouring frames (`overlap`) or on single frames (`strict`), inference on single frames in both.
-`--refine N`: the test frames' stitched reconstruction after N sweeps, too, under its own name.
-`--curves` draws all results of the output folder into one figure. The definition is that of arXiv 2602.21361, table "sim_lines". Training sees frames, positions, the
-probe and nothing else; the test set is looked at after training only.
+`--refine N`: the test frames' stitched reconstruction after N sweeps, too, under its own name. `--curves`
+draws all results of the output folder into one figure. The definition is that of arXiv 2602.21361, table
+"sim_lines". Training sees frames, positions, the probe and nothing else; the test set is looked at after
+training only.
 """
 
 from __future__ import annotations

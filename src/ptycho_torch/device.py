@@ -43,4 +43,4 @@ def device_of(accelerator: str) -> str:
         return "cuda"
     if name == "auto":
         return "cpu"
-    raise ConfigError("accelerator: expected a GPU that torch can use, found none; use 'cpu' or 'auto'")
+    raise ConfigError("accelerator: torch finds no GPU that it can use; use 'cpu' or 'auto'")

@@ -115,7 +115,9 @@ class Reconstructor(nn.Module):
         return self.generator.offset_sign
 
     def stitching_weight(self) -> Tensor:
-        """Return the (N, N) weight of an object's pixels on the canvas: |P|^2 summed over modes, where they can be trusted."""
+        """Return the (N, N) weight of an object's pixels on the canvas: |P|^2 summed over modes, where they
+        can be trusted.
+        """
         power = self.probe.detach().abs().square().sum(0)
         trust = self.generator.trust()
         return power if trust is None else power * trust
@@ -132,7 +134,9 @@ class Reconstructor(nn.Module):
 
 
 def _smooth(wave: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of an exit wave with a 3x3 kernel, mirrored at the border, as the TensorFlow program does it."""
+    """Gaussian smoothing of an exit wave with a 3x3 kernel, mirrored at the border, as the TensorFlow
+    program does it.
+    """
     axis = torch.arange(-1, 2, device=wave.device, dtype=wave.real.dtype)
     line = torch.exp(-(axis**2) / (2 * sigma**2))
     kernel = (line[:, None] * line[None, :])[None, None]

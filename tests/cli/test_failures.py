@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ptycho_torch.cli.app import app
 from ptycho_torch.cli.console import Console, guarded
+from ptycho_torch.compat.commands import train_main
 from ptycho_torch.errors import Interrupted, OutputError, TrainingError
 from ptycho_torch.files import require_new
 
@@ -58,6 +59,13 @@ TYPED: dict[tuple[str, ...], str] = {
     ("reconstruct", "run", "-o", "out"): "scan",
     ("reconstruct", "none.zip", "a.npz", "-o", "out", "--refine", "many"): "--refine",
     ("verify",): "bundle",
+    ("reconstruct",): "(Scan file)",
+    ("reconstruct", "there"): "did you mean there.npz?",
+    ("reconstruct", "tehre.npz"): "did you mean there.npz?",
+    ("simulate", "-o", "a.h5"): ".npz",
+    ("train", "--resume", "nothing"): "began",
+    ("train", "a.npz", "-o", "out", "--probe", "maybe"): "--probe: expected one of 'refine'",
+    ("pretrain", "-o", "out", "--steps", "0"): "--steps: expected a value at least 1",
     ("verify", "none.zip"): "none.zip",
     ("inspect", "none\x1b[31m.zip"): "none",
     ("evaluate", "a.npz", "b.npz"): "a.npz",
@@ -70,6 +78,7 @@ def test_commands_as_a_new_user_types_them(
     words: tuple[str, ...], as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.npz").touch()
     done = call(*words, *(["--json"] if as_json else []))
     assert TYPED[words] in one_line_of(done, 2)
     if as_json:
@@ -77,6 +86,35 @@ def test_commands_as_a_new_user_types_them(
         assert f"error: {said['error']}\n" == done.stderr
     else:
         assert done.stdout == ""
+
+
+def test_a_flag_without_its_value() -> None:
+    assert "requires an argument; --help shows" in one_line_of(call("reconstruct", "a.npz", "-o"), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--train_data_fil", "a.npz"), "--train_data_file"),
+        (("--n_groups", "many"), "--n_groups"),
+        (("a.npz",), "ptycho_train --help"),
+        ((), "--train_data_file"),
+        (("--train_data_file", "none.npz", "--output_dir", "out"), "none.npz"),
+    ],
+    ids=str,
+)
+def test_older_commands_as_they_are_mistyped(
+    words: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ptycho_train", *words])
+    with pytest.raises(SystemExit) as left:
+        train_main()
+    said = capsys.readouterr()
+    assert (left.value.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert text in said.err
 
 
 def _command(error: BaseException) -> Any:

@@ -404,5 +404,5 @@ def test_arrays_are_checked_before_they_are_read(tmp_path: Path) -> None:
     with opened(training_file(tmp_path / "scan.h5")) as file:
         with pytest.raises(ScanError, match="expected numbers with 1 axes"):
             read_array(file, "patterns", 1)
-        with pytest.raises(ScanError, match=r"nothing: expected a dataset, found none; there is: patterns"):
+        with pytest.raises(ScanError, match=r"nothing: there is no such dataset; there is: patterns"):
             read_array(file, "nothing")

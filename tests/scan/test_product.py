@@ -214,7 +214,7 @@ def test_selections_stay_in_the_file(tmp_path: Path, where: str) -> None:
     [
         ({"patterns": np.ones((4, 8, 9))}, "patterns"),
         ({"patterns": np.ones((4, 32, 32)), "indexes": np.arange(3)}, "indexes"),
-        ({"patterns": np.ones((2, 32, 32)), "indexes": np.array([900, 901])}, "found none"),
+        ({"patterns": np.ones((2, 32, 32)), "indexes": np.array([900, 901])}, "positions for none of them"),
         ({"bad_pixels": np.zeros((3, 3), bool)}, "bad_pixels"),
     ],
 )

@@ -20,7 +20,7 @@ def test_a_gpu_is_taken_where_it_is_there_and_wanted(
     assert device_of(accelerator) == device
 
 
-@pytest.mark.parametrize(("accelerator", "match"), [("gpu", "found none"), ("tpu", "'tpu'")])
+@pytest.mark.parametrize(("accelerator", "match"), [("gpu", "finds no GPU"), ("tpu", "'tpu'")])
 def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, accelerator: str, match: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=match):

@@ -87,7 +87,8 @@ def _need_torch(path: str) -> None:
         import torch  # noqa: F401
     except ImportError:
         raise DependencyError(
-            f"{printable(path, 1000)}: loading weights needs torch: pip install torch (manifest and params can be read without)"
+            f"{printable(path, 1000)}: loading weights needs torch: pip install torch (manifest and params"
+            " can be read without)"
         ) from None
 
 

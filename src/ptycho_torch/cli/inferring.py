@@ -40,7 +40,7 @@ def reconstruct(
         typer.Option(
             "--output-dir",
             "-o",
-            help="Folder for what is written; default: SCAN's name + '_image'.",
+            help="Output folder; default: SCAN's name + '_image'.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def reconstruct(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="YAML file with any of the fields below.", show_default=False),
+        typer.Option("--config", help="YAML file with any of the options below.", show_default=False),
     ] = None,
     refine: Annotated[
         int | None,
@@ -73,7 +73,7 @@ def reconstruct(
         ),
     ] = None,
     refine_positions: Annotated[
-        bool, typer.Option("--refine-positions", help="Refine the positions, too; with --refine.")
+        bool, typer.Option("--refine-positions", help="Refine the positions as well; requires --refine.")
     ] = False,
     engine: Annotated[
         str | None,
@@ -89,13 +89,16 @@ def reconstruct(
     ] = False,
     pixel_size: Annotated[
         float | None,
-        typer.Option("--pixel-size", min=0, help="Object pixel, metres, where SCAN does not say it."),
+        typer.Option("--pixel-size", min=0, help="Object pixel size in metres, if SCAN does not say it."),
     ] = None,
     energy: Annotated[
-        float | None, typer.Option("--energy", min=0, help="Photon energy, eV; with --pixel-size.")
+        float | None, typer.Option("--energy", min=0, help="Photon energy in eV; requires --pixel-size.")
     ] = None,
     distance: Annotated[
-        float | None, typer.Option("--distance", min=0, help="Object to detector, m; with --pixel-size.")
+        float | None,
+        typer.Option(
+            "--distance", min=0, help="Distance from object to detector in metres; requires --pixel-size."
+        ),
     ] = None,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
@@ -130,7 +133,9 @@ def reconstruct(
         raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")
     given = [v for v in (energy, distance, pixel_size) if v is not None]
     if given and (len(given) < 3 or min(given) <= 0 or not product):
-        raise ConfigError("--pixel-size, --energy, --distance: expected all three, above 0, with --product")
+        raise ConfigError(
+            "--pixel-size, --energy and --distance require each other and --product; give all of them, above 0"
+        )
     data_in = open_scan(
         scan,
         format=format,
@@ -178,7 +183,7 @@ def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool
     if minutes is not None:
         if "minutes" not in config_fields(kind):
             raise ConfigError(
-                f"--refine-minutes: expected without --engine {solver}, which runs a number of epochs"
+                f"--refine-minutes cannot be used with --engine {solver}, which runs a fixed number of epochs"
             )
         wanted["minutes"] = minutes
     return Refinement(solver, from_dict(kind, wanted))

@@ -14,6 +14,8 @@ from ptycho_torch.config import config_fields, set_field
 
 __all__ = ["apply_flags", "with_fields"]
 
+_ANY_SEED = 2**32 - 1
+"""A bound that says nothing to a user."""
 _SECTIONS = {"model.": "Model", "execution.": "Execution"}
 
 
@@ -58,16 +60,17 @@ _UNSET = _Unset()
 
 
 def _facts(default: Any, meta: Mapping[str, Any]) -> str:
-    """Default and range of a field in words."""
-    shown = "on" if default is True else "off" if default is False else "none" if default is None else default
-    facts = [f"default: {shown}"]
+    """Default and range of a field in words; a default that the help text explains is not said twice."""
+    shown = "on" if default is True else "off" if default is False else default
+    told = default is None and "default:" in meta.get("help", "")
+    facts = [] if told else [f"default: {'none' if default in (None, '') else shown}"]
     for key, words in (
         ("ge", "at least"),
         ("gt", "above"),
         ("le", "at most"),
         ("multiple_of", "a multiple of"),
     ):
-        if key in meta:
+        if key in meta and meta[key] < _ANY_SEED:
             facts.append(f"{words} {meta[key]}")
     return "; ".join(facts)
 
@@ -78,7 +81,8 @@ def _flag(name: str, kind: Any, item: Any, section: str) -> inspect.Parameter:
     default = item.default if not callable(item.default_factory) else None  # type: ignore[misc]
     text = item.metadata.get("help", "")
     # Brackets are markup to the library that prints the help; unescaped, they and what is in them vanish.
-    text = f"{text} [{_facts(default, item.metadata)}]".replace("[", r"\[")
+    facts = _facts(default, item.metadata)
+    text = (f"{text} [{facts}]" if facts else text).replace("[", r"\[")
     annotation: Any
     if kind is bool:
         option = typer.Option(
@@ -141,4 +145,4 @@ def apply_flags(config: Any, flags: Mapping[str, Any]) -> None:
     for name in config_fields(type(config)):
         leaf = _leaf(name)
         if leaf in flags:
-            set_field(config, name, flags[leaf], where=f"--{leaf.replace('_', '-')}: ")
+            set_field(config, name, flags[leaf], shown=f"--{leaf.replace('_', '-')}")

@@ -10,6 +10,7 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.config.pretraining import PretrainOptions
+from ptycho_torch.errors import ConfigError
 
 __all__ = ["add_to"]
 
@@ -20,6 +21,9 @@ def pretrain(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for state, log and bundle.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in this folder; more --steps prolong it.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
     ] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
     json: JsonFlag = False,
@@ -32,6 +36,8 @@ def pretrain(
     was made this way.
     """
     console = Console(json, quiet)
+    if resume and force:
+        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
     options = PretrainOptions()
     apply_flags(options, flags)
     if threads is not None:
@@ -41,7 +47,7 @@ def pretrain(
     from ptycho_torch.workflows.pretraining import pretrain_to
 
     with console.progress("pretraining") as update:
-        done = pretrain_to(output_dir, options, resume=resume, progress=update)
+        done = pretrain_to(output_dir, options, resume=resume, force=force, progress=update)
     files = {name: str(path) for name, path in done.files.items()}
     table = {k: done.metrics[k] for k in ("steps", "seconds", "parameters")} | done.metrics["validation"]
     console.finish({**done.metrics, "files": files}, table, "Pretrained")

@@ -15,40 +15,48 @@ __all__ = ["add_to"]
 @guarded
 def simulate(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Scan file to write (NPZ); a picture comes beside it.")
+        Path, typer.Option("--output", "-o", help="Scan file to write (NPZ); a picture is written beside it.")
     ],
     object: Annotated[
         str,
         typer.Option(
-            "--object", metavar="lines|siemens|grf|FILE", help="Object, or an image, NPY or NPZ file."
+            "--object",
+            metavar="lines|siemens|grf|FILE",
+            help="Built-in object, or an image, NPY or NPZ file.",
         ),
     ] = "lines",
     probe: Annotated[
         str,
-        typer.Option("--probe", metavar="disk|gaussian|zoneplate|FILE", help="Probe, or a file with one."),
+        typer.Option(
+            "--probe", metavar="disk|gaussian|zoneplate|FILE", help="Built-in probe, or a file with one."
+        ),
     ] = "disk",
     scan: Annotated[
-        str, typer.Option("--scan", metavar="grid|random|spiral", help="Way of the positions.")
+        str, typer.Option("--scan", metavar="grid|random|spiral", help="Layout of the positions.")
     ] = "grid",
-    size: Annotated[int, typer.Option("--size", min=16, help="Edge of a named object, pixels.")] = 392,
+    size: Annotated[
+        int, typer.Option("--size", min=16, help="Edge length of a built-in object, in pixels.")
+    ] = 392,
     n: Annotated[
-        int | None, typer.Option("--N", min=16, help="Frame size, pixels; default: 64, or the file's.")
+        int | None,
+        typer.Option("--N", min=16, help="Frame size in pixels; default: 64, or that of the probe file."),
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option("--step", help="Spacing of positions, pixels; default 8.", show_default=False),
+        typer.Option("--step", help="Spacing of the positions in pixels; default: 8.", show_default=False),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option("--count", min=1, help="Number of frames, in place of a step.", show_default=False),
+        typer.Option("--count", min=1, help="Number of frames, instead of --step.", show_default=False),
     ] = None,
     photons: Annotated[float, typer.Option("--photons", help="Mean photons per frame.")] = 1e6,
-    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Photon noise.")] = True,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add photon noise.")] = True,
     jitter: Annotated[
-        float, typer.Option("--jitter", help="Standard deviation of random shifts, pixels.")
+        float,
+        typer.Option("--jitter", help="Standard deviation of random shifts of the positions, in pixels."),
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of object, positions and noise.")
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed for object, positions and noise.")
     ] = 0,
     measurement: Annotated[
         str, typer.Option("--measurement", metavar="amplitude|counts", help="What the file holds.")
@@ -101,15 +109,17 @@ def simulate(
 
 @guarded
 def demo(
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for everything.")] = Path(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Output folder.")] = Path(
         "demo_output"
     ),
-    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Training time, minutes.")] = 2.5,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Training time in minutes.")] = 2.5,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Training steps, instead of minutes: the same on every machine."),
+        typer.Option("--steps", min=1, help="Training steps instead of minutes: the same on every machine."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed for everything random.")
+    ] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

@@ -20,16 +20,18 @@ MeasurementOption = Annotated[
     typer.Option(
         "--measurement",
         metavar="auto|amplitude|counts",
-        help="What the frames hold; auto decides by dtype and whole numbers, and says so.",
+        help="What the frames hold; 'auto' decides by their type and whether they are whole numbers, and says so.",
     ),
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", help="Format of the scan file; default: recognised.", show_default=False),
+    typer.Option(
+        "--format", help="Format of the scan file; default: detected from its content.", show_default=False
+    ),
 ]
 ProbeFileOption = Annotated[
     Path | None,
-    typer.Option("--probe-file", help="File with a probe to use in place of the scan's.", show_default=False),
+    typer.Option("--probe-file", help="File with a probe to use instead of the scan's.", show_default=False),
 ]
 
 ScanArgument = Annotated[
@@ -37,18 +39,18 @@ ScanArgument = Annotated[
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--output-dir", "-o", help="Folder for what training writes.", show_default=False),
+    typer.Option("--output-dir", "-o", help="Output folder.", show_default=False),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with any of the fields below.", show_default=False)
+    Path | None, typer.Option("--config", help="YAML file with any of the options below.", show_default=False)
 ]
 ResumeOption = Annotated[
     Path | None,
-    typer.Option("--resume", help="Folder of a run that was ended; goes on from there.", show_default=False),
+    typer.Option(
+        "--resume", help="Folder of an earlier run; goes on from where it ended.", show_default=False
+    ),
 ]
-ForceFlag = Annotated[
-    bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
-]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace the run that is in the output folder.")]
 
 
 @guarded
@@ -114,6 +116,10 @@ def _settings(
 
     settings, execution = TrainingConfig(), ExecutionConfig()
     settings.model.N = 0
+    if resume is not None:
+        from ptycho_torch.workflows.run_folder import RunFolder
+
+        RunFolder(resume).said()  # first: what is no run has no configuration either
     sources = [resume / "config.yaml"] if resume is not None else []
     sources += [config] if config is not None else []
     for source in sources:
@@ -130,17 +136,19 @@ def _places(
 ) -> tuple[Path, Path]:
     """The folder to write to and the scan file; with ``resume``, the run's own unless another path is given."""
     if resume is not None and force:
-        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+        raise ConfigError("--force cannot be used with --resume, which goes on with the run that is there")
     if resume is not None:
         from ptycho_torch.workflows.run_folder import RunFolder
 
         if folder is not None and folder.resolve() != resume.resolve():
-            raise ConfigError(f"--output-dir: expected {resume}, where --resume goes on, found {folder}")
+            raise ConfigError(
+                f"--output-dir {folder} cannot be used with --resume {resume}, which goes on in its own folder"
+            )
         return resume, scan or RunFolder(resume).scan_file(None).path
     if folder is None:
-        raise ConfigError("--output-dir: expected a folder to write to, found none")
+        raise ConfigError("--output-dir is required: the folder to write to")
     if scan is None and settings.train_data_file is None:
-        raise ConfigError("SCAN: expected a scan file to train on, found none")
+        raise ConfigError("SCAN is required: the scan file to train on")
     path = scan or settings.train_data_file
     assert path is not None
     return folder, path

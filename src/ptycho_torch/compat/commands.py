@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ptycho_torch.cli.console import Console, QuietFlag, guarded
+from ptycho_torch.cli.usage import OneLineCommand
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig
 
 __all__ = ["inference", "inference_main", "train", "train_main"]
@@ -95,7 +97,7 @@ def train(
     execution = ExecutionConfig(progress=not quiet)
     _given(execution, accelerator=accelerator, num_workers=num_workers)
     if settings.train_data_file is None:
-        raise ConfigError("--train_data_file: expected a scan to train on, found none")
+        raise ConfigError("--train_data_file is required: the scan to train on")
     if logger not in ("csv", "none"):
         typer.echo(f"warning: --logger {logger} is not there; losses are in history.csv", err=True)
     from ptycho_torch.compat.jobs import run_cdi_example_torch
@@ -157,7 +159,7 @@ def inference(
     _given(execution, accelerator=accelerator, num_workers=num_workers)
     for flag, value in (("--model_path", settings.model_path), ("--test_data", settings.test_data_file)):
         if value is None:
-            raise ConfigError(f"{flag}: expected a path, found none")
+            raise ConfigError(f"{flag} is required: a path")
     if settings.backend != "pytorch":
         raise ConfigError(
             "backend: expected 'pytorch', found 'tensorflow'; install the TensorFlow program PtychoPINN for that. "
@@ -185,9 +187,16 @@ def inference(
 
 def train_main() -> None:
     """Entry point of ``ptycho_train``."""
-    typer.run(train)
+    _alone("ptycho_train", train)()
 
 
 def inference_main() -> None:
     """Entry point of ``ptycho_inference``."""
-    typer.run(inference)
+    _alone("ptycho_inference", inference)()
+
+
+def _alone(name: str, command: Callable[..., None]) -> typer.Typer:
+    """An application of one command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, cls=OneLineCommand)(command)
+    return app

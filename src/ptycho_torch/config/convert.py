@@ -154,8 +154,11 @@ def _nearest(key: str, known: list[str]) -> str:
     return leaves[close[0]] if close else known[0]
 
 
-def set_field(config: Any, name: str, value: Any, where: str = "") -> None:
-    """Sets ``model.N`` or ``learning_rate`` by dotted name, checked; unknown names are refused."""
+def set_field(config: Any, name: str, value: Any, where: str = "", shown: str | None = None) -> None:
+    """Set ``model.N`` or ``learning_rate`` by dotted name, checked; unknown names are refused.
+
+    ``shown``: what messages call the field where its name is not what the user wrote.
+    """
     known = config_fields(type(config))
     if name not in known:
         raise ConfigError(
@@ -165,7 +168,7 @@ def set_field(config: Any, name: str, value: Any, where: str = "") -> None:
     *parents, leaf = name.split(".")
     for parent in parents:
         config = getattr(config, parent)
-    setattr(config, leaf, _check(name, value, kind, item, where))
+    setattr(config, leaf, _check(shown or name, value, kind, item, where))
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | None = None) -> T:

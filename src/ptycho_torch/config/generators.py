@@ -18,13 +18,14 @@ __all__ = ["CnnOptions", "UnrolledOptions"]
 class UnrolledOptions:
     """Options of ``unrolled``: how many steps of the physics, and how large the networks between them."""
 
-    unrolled_form: Literal["group", "region"] | None = opt(
+    unrolled_form: Literal["group", "region", "settling"] | None = opt(
         None,
-        "unrolled: 'region' solves any number of frames together, with one network for all iterations;"
-        " 'group' is the earlier form, with a network for each; bundles without this field have it",
+        "unrolled: 'settling' solves any number of frames together, with one network for all iterations, and"
+        " converges; 'region' is its form of before, which does not; 'group' is the first one, with a network"
+        " for each iteration; bundles without this field have it",
     )
     unrolled_iterations: int = opt(
-        4, "unrolled: physics steps, each followed by its own network", ge=1, le=64
+        4, "unrolled: iterations, each of physics steps and a network", ge=1, le=64
     )
     unrolled_physics_steps: int | None = opt(
         None,

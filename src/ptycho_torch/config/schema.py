@@ -51,7 +51,7 @@ class _Common:
     )
 
     generator_options: str = opt(
-        "", "options of a generator from another distribution: name=value, several separated by commas"
+        "", "options of a generator from another package: name=value, separated by commas"
     )
     gaussian_smoothing_sigma: float = opt(0.0, "smoothing of the illuminated object, pixels", ge=0)
 
@@ -79,30 +79,31 @@ class TrainingConfig:
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
-    n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
-    subsample_seed: int | None = opt(None, "seed of that choice; default: seed", ge=0, le=2**32 - 1)
+    n_subsample: int | None = opt(None, "use only this many frames of the scan", ge=1)
+    subsample_seed: int | None = opt(None, "seed for choosing them; default: --seed", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
     sequential_sampling: bool = opt(False, "take frames in file order when subsampling")
     overlap: bool = opt(
-        True, "gridsize 1: neighbouring frames agree during training (inference stays single shot)"
+        True, "gridsize 1: train so that neighbouring frames agree (inference stays single shot)"
     )
     overlap_frames: int = opt(4, "gridsize 1 with overlap: frames per training group", ge=2, le=64)
     overlap_distance: float | None = opt(
         None, "largest distance from a group's first frame, pixels; default N/4", gt=0
     )
-    val_fraction: float = opt(0.05, "part of the groups kept for validation", ge=0, le=0.5)
+    val_fraction: float = opt(0.05, "fraction of the groups kept for validation", ge=0, le=0.5)
 
     # loss
     mae_weight: float = opt(1.0, "weight of the mean absolute error of amplitudes", ge=0)
     nll_weight: float = opt(0.0, "weight of the Poisson negative log-likelihood of counts", ge=0)
     overlap_weight: float = opt(1.0, "weight of the same losses after merging a group's patches", ge=0)
     overlap_own: float = opt(
-        1.0, "share of a frame's own patch in what is merged under it; 0: only its neighbours'", ge=0, le=1
+        1.0, "weight of a frame's own patch in the merge under it; 0: only its neighbours'", ge=0, le=1
     )
     frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
     equivariance_weight: float | None = opt(
         None,
-        "gridsize 1: weight of how differently a moved copy of a prediction is predicted; default: 1 without overlap, else 0",
+        "gridsize 1: weight of the equivariance loss: a moved copy of a prediction should be predicted"
+        " again; default: 1 without overlap, else 0",
         ge=0,
     )
     realspace_weight: float = opt(0.0, "weight of the object's total variation", ge=0)
@@ -113,7 +114,8 @@ class TrainingConfig:
     # probe and scale
     probe: Literal["refine", "trainable", "fixed"] = opt(
         "refine",
-        "'refine': iterative sweeps on the frames, then trained slowly; 'trainable': only trained; 'fixed'",
+        "'refine': iterative sweeps on the frames, then trained slowly; 'trainable': only trained;"
+        " 'fixed': kept as it is",
     )
     probe_sweeps: int = opt(30, "sweeps of probe refinement before training", ge=1, le=10_000)
     probe_learning_rate: float = opt(1e-3, "learning rate of the probe, relative to its maximum", ge=0)
@@ -125,18 +127,16 @@ class TrainingConfig:
 
     # schedule
     batch_size: int = opt(8, "groups per step (single frames without overlap count as one)", ge=1)
-    nepochs: int = opt(50, "epochs at most", ge=1)
+    nepochs: int = opt(50, "maximum number of epochs", ge=1)
     max_minutes: float | None = opt(8.0, "wall-clock budget; the learning rate decays towards it", gt=0)
-    max_steps: int | None = opt(None, "optimiser steps at most", ge=1)
+    max_steps: int | None = opt(None, "maximum number of optimiser steps", ge=1)
     learning_rate: float = opt(1e-3, "peak learning rate of Adam", gt=0, le=10)
     warmup_steps: int = opt(50, "steps of linear warm-up", ge=0)
     gradient_clip: float = opt(1.0, "largest gradient norm; 0: no clipping", ge=0)
-    patience: int | None = opt(None, "stop after so many epochs without improvement; default: never", ge=1)
+    patience: int | None = opt(None, "stop after this many epochs without improvement; default: never", ge=1)
     seed: int = opt(0, "seed of everything random", ge=0, le=2**32 - 1)
 
-    backend: Literal["pytorch", "tensorflow"] = opt(
-        "pytorch", "only 'pytorch' is carried out by this package"
-    )
+    backend: Literal["pytorch", "tensorflow"] = opt("pytorch", "only 'pytorch' is available in this package")
     n_images: InitVar[int | None] = None
 
     def __post_init__(self, n_images: int | None) -> None:
@@ -152,11 +152,11 @@ class InferenceConfig:
     test_data_file: Path | None = opt(None, "scan to reconstruct")
     output_dir: Path = opt(Path("inference_outputs"), "folder for everything that inference writes")
     n_groups: int | None = opt(None, "groups to reconstruct; default: one per frame", ge=1)
-    n_subsample: int | None = opt(None, "use only so many frames of the scan", ge=1)
-    subsample_seed: int | None = opt(None, "seed of that choice", ge=0, le=2**32 - 1)
+    n_subsample: int | None = opt(None, "use only this many frames of the scan", ge=1)
+    subsample_seed: int | None = opt(None, "seed for choosing them", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
     batch_size: int = opt(32, "groups per step", ge=1)
-    seed: int = opt(0, "seed of the grouping, and of the frames kept back", ge=0, le=2**32 - 1)
+    seed: int = opt(0, "seed for grouping, and for choosing the frames that are withheld", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal",
         "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow",
@@ -171,16 +171,14 @@ class InferenceConfig:
         "without --model and --refine: 20 sweeps of epie after the learned solver, 30 from a flat object",
     )
     withhold: float = opt(
-        0.02, "part of the frames that is kept from the solver, to measure the residual on", ge=0, le=0.5
+        0.02, "fraction of the frames kept from the solver, to measure the residual on", ge=0, le=0.5
     )
     uncertainty: bool = opt(
         False,
         "also give each pixel's error bars, sigma_amplitude and sigma_phase; takes about eight times as long",
     )
     debug: bool = opt(False, "kept for other programs", carried=True)
-    backend: Literal["pytorch", "tensorflow"] = opt(
-        "pytorch", "only 'pytorch' is carried out by this package"
-    )
+    backend: Literal["pytorch", "tensorflow"] = opt("pytorch", "only 'pytorch' is available in this package")
     n_images: InitVar[int | None] = None
 
     def __post_init__(self, n_images: int | None) -> None:

@@ -81,7 +81,7 @@ def load_reference(path: str | Path) -> Reference:
             raise
         raise ScanError(f"{path}: {error}") from error
     if scan.object_guess is None:
-        raise ScanError(f"{path}: objectGuess: expected in a scan that serves as reference, found none")
+        raise ScanError(f"{path}: objectGuess: missing; a scan serves as reference only with one")
     shape = scan.object_guess.shape
     weight = np.ones(shape, np.float32)
     return Reference(scan.object_guess, weight, (0.0, 0.0), source=str(path), frame_size=scan.N)

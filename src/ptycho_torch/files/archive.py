@@ -194,6 +194,17 @@ class Archive:
             self.budget.give_back(block)
         return result
 
+    def parts(self, key: str, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield an array a part at a time: place of its first value and the values, flat, as they are stored."""
+        with self._open(key) as stream:
+            member = self._parse(key, stream)
+            count, size = math.prod(member.shape), member.dtype.itemsize
+            step = max(1, CHUNK_BYTES // size)
+            for start in range(0, count, step):
+                data = self._exactly(key, stream, size * min(step, count - start))
+                with np.errstate(over="ignore"):
+                    yield start, np.frombuffer(data, member.dtype).astype(dtype)
+
     def _exactly(self, key: str, stream: IO[bytes], size: int) -> bytes:
         data = stream.read(size)
         if len(data) != size:

@@ -113,6 +113,10 @@ if it is genuine, store it uncompressed
         """Bytes that may still be taken as far as the file's size goes."""
         return self.allowed - self.spent
 
+    def fits(self, count: int) -> bool:
+        """Return whether ``count`` bytes may be taken."""
+        return count <= self.left and (count <= _SMALL or count <= memory_limit())
+
     def take(self, count: int, what: str = "") -> None:
         """Take ``count`` bytes, or raise what ``refuse`` makes.
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NotRegularError", "open_regular", "require_regular"]
+from ptycho_torch.errors import printable
+
+__all__ = ["NotRegularError", "open_regular", "require_regular", "similar"]
+
+_NAMES = 4096
 
 
 class NotRegularError(OSError):
@@ -73,6 +80,35 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def similar(path: str | os.PathLike[str]) -> str:
+    """Return ``"; did you mean NAME?"`` for a path that does not exist, or nothing where no file is called like it.
+
+    Parameters
+    ----------
+    path
+        What was asked for. Its folder's first 4096 names are looked at.
+
+    Returns
+    -------
+    str
+        The end of a message.
+
+    Examples
+    --------
+    >>> Path("star.npz").touch()
+    >>> similar("stra.npz"), similar("star"), similar("moon.h5")
+    ('; did you mean star.npz?', '; did you mean star.npz?', '')
+    """
+    path = Path(path)
+    try:
+        names = [found.name for found in itertools.islice(path.parent.iterdir(), _NAMES)]
+    except OSError:
+        return ""
+    stems = {Path(name).stem: name for name in sorted(names, reverse=True)}
+    near = difflib.get_close_matches(path.name, [*names, *stems], n=1)
+    return f"; did you mean {printable(path.with_name(stems.get(near[0], near[0])))}?" if near else ""
 
 
 def _judge(mode: int, path: str | os.PathLike[str]) -> None:

@@ -8,13 +8,16 @@ of a scan, or all of it. With patches crop_m and their adjoint T_m (:mod:`ptycho
       J passes over S interleaved subsets of the frames:
         Delta_m = F^-1( A_m F psi_m / |F psi_m| ) - psi_m,          psi_m = P_m crop_m(o)
         g = sum_m T_m( P_m* Delta_m ) / ( sum_m T_m |P_m|^2 + alpha max |P|^2 )
-        v <- mu_kj v + g;    o <- o + eta_kj v
+        v <- mu_kj v + g;    o <- o + eta_kj v          (v goes on from one iteration to the next)
       P <- P + beta_k sum_m (crop_m o)* Delta_m / ( sum_m |crop_m o|^2 + alpha max )  + NetP_k(...)
       o <- o + Net_k( Re o, Im o, Re g, Im g, coverage, lag, misfit, noise )
 
 Every feature is divided by local coverage and not by the number of frames, so one set of weights serves one
 frame and ten thousand. The networks run once an iteration on the canvas, not once a frame. The more frames
 cover a point, the more subsets there are: updates of a subset cost a part and move as far.
+
+From iteration K on, eta and mu are those of late iterations, and what the network may change freely fades by
+a factor each time; what remains grows with the misfit. So the iteration converges, and more come nearer.
 
 References
 ----------
@@ -109,10 +112,19 @@ class RegionSolver(nn.Module):
         Size of the networks on the canvas; see :class:`~ptycho_torch.generators.unet.UNet`.
     damping : float
         alpha.
+    settles : bool
+        Whether late iterations converge. False: as solvers of before did, each iteration begins at rest, and
+        those after the K-th are like it.
     """
 
     def __init__(
-        self, iterations: int = 4, passes: int = 2, width: int = 24, levels: int = 4, damping: float = 0.05
+        self,
+        iterations: int = 4,
+        passes: int = 2,
+        width: int = 24,
+        levels: int = 4,
+        damping: float = 0.05,
+        settles: bool = True,
     ) -> None:
         super().__init__()
         self.iterations, self.passes, self.damping = iterations, passes, damping
@@ -122,6 +134,11 @@ class RegionSolver(nn.Module):
         self.eta = nn.Parameter(torch.full((iterations, passes), 1.2))
         self.momentum = nn.Parameter(torch.full((iterations, passes), 0.3))
         self.beta = nn.Parameter(torch.full((iterations,), 0.5))
+        self.settles = settles
+        if settles:
+            self.late_eta = nn.Parameter(torch.full((passes,), 1.2))
+            self.late_momentum = nn.Parameter(torch.full((passes,), 0.3))
+            self.fade = nn.Parameter(torch.tensor(0.5))
         self.net = UNet(_FEATURES, 4, width, levels)
         self.probe_net = UNet(_PROBE_FEATURES, 2, max(8, width * 2 // 3), min(levels, 3))
 
@@ -148,7 +165,7 @@ class RegionSolver(nn.Module):
         state = _State(self, frames)
         objects: list[Tensor] = []
         for k in range(self.iterations if iterations is None else iterations):
-            state.iterate(min(k, self.iterations - 1), update_probe)
+            state.iterate(k, update_probe)
             if keep:
                 objects.append(state.obj * state.scale[:, None, None])
         if not keep:  # pretraining compares objects up to a factor, so the networks do not care for it
@@ -179,6 +196,7 @@ class _State:
         self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
         self.probe = frames.probe * self.scale[:, None, None, None]
         self.obj = solver.start.to(self.probe.dtype).expand(self.canvas)
+        self.velocity = torch.zeros_like(self.obj)
         self._spectrum = self._mean_modulus(counts)
         self._illuminate()
         self.lag = self._lags()
@@ -239,18 +257,24 @@ class _State:
         return tuple(order[rank % count == i].to(self.measured.device) for i in range(count))
 
     # ------------------------------------------------------------ one iteration
-    def iterate(self, k: int, update_probe: bool) -> None:
+    def iterate(self, number: int, update_probe: bool) -> None:
         solver = self.solver
-        velocity = torch.zeros_like(self.obj)
+        k = min(number, solver.iterations - 1)
+        etas, momenta, freedom = solver.eta[k], solver.momentum[k], None
+        velocity = self.velocity if solver.settles else torch.zeros_like(self.obj)
+        if solver.settles and number >= solver.iterations:
+            etas, momenta = solver.late_eta, solver.late_momentum
+            freedom = solver.fade ** (number - solver.iterations + 1)
         for j in range(solver.passes):
             last = j == solver.passes - 1
             misfits, gradients = [], []
             for subset in self.subsets:
                 g, more = self._gradient(subset, last, last and update_probe)
-                velocity = solver.momentum[k, j] * velocity + g
-                self.obj = self.obj + solver.eta[k, j] * velocity
+                velocity = momenta[j] * velocity + g
+                self.obj = self.obj + etas[j] * velocity
                 misfits.append(more[0])
                 gradients.append((more[1], more[2]))
+        self.velocity = velocity
         damped = self.illumination + solver.damping * self.peak
         left = torch.stack([torch.as_tensor(part) for part in misfits]).sum(0)
         misfit = (left / damped + 1e-9).sqrt()
@@ -260,7 +284,7 @@ class _State:
             self._move_probe(k, gradients, wrong)
         with torch.autocast(features.device.type, torch.bfloat16, enabled=solver.bf16):
             change = solver.net(features).to(features.dtype)
-        self.obj = self.obj + self._weighed(change, misfit)
+        self.obj = self.obj + self._weighed(change, misfit, freedom)
 
     def _gradient(
         self, subset: Tensor, last: bool, probe: bool
@@ -325,12 +349,13 @@ class _State:
         ]
         return torch.stack(parts, 1)
 
-    def _weighed(self, change: Tensor, misfit: Tensor) -> Tensor:
+    def _weighed(self, change: Tensor, misfit: Tensor, freedom: Tensor | None) -> Tensor:
         """The network's change: what it may do anywhere, less and less where many frames meet, and what grows
         with the misfit; so that where frames decide, the iteration goes on to converge."""
         cover = self.illumination / self.peak
         # Where hardly any light falls no error is seen, and a network that is free there runs away.
         free = cover / (cover + _DIM) / (1 + cover / _MANY)
+        free = free if freedom is None else freedom * free
         tied = misfit.clamp_max(1.0) * (cover / (cover + _DIM))
         real = free * change[:, 0] + tied * change[:, 2]
         return torch.complex(real, free * change[:, 1] + tied * change[:, 3])

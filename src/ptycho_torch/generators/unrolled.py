@@ -35,8 +35,9 @@ _FEATURES = 7
 class Unrolled(Generator):
     """Physics steps with learned step sizes, each followed by a network.
 
-    One set of weights serves every N and every group size. With ``unrolled_form`` "region" it is the solver of
-    :mod:`ptycho_torch.generators.region_solver`; the lines above are the form "group".
+    One set of weights serves every N and every group size. With ``unrolled_form`` "settling" it is the solver of
+    :mod:`ptycho_torch.generators.region_solver`; "region" is that solver before its late iterations converged, and
+    the lines above are the form "group".
     """
 
     Options = UnrolledOptions
@@ -46,13 +47,14 @@ class Unrolled(Generator):
         super().__init__(config)
         options = self.options
         self.regions: RegionSolver | None = None
-        if options.unrolled_form == "region":
+        if options.unrolled_form in ("region", "settling"):
             self.regions = RegionSolver(
                 options.unrolled_iterations,
                 options.unrolled_physics_steps or 2,
                 options.unrolled_width,
                 options.unrolled_levels,
                 options.probe_damping,
+                settles=options.unrolled_form == "settling",
             )
             return
         self.start = nn.Parameter(torch.tensor(float(options.object_start)))
@@ -66,7 +68,7 @@ class Unrolled(Generator):
     @classmethod
     def completed(cls, config: ModelConfig) -> ModelConfig:
         """Choose one step of the physics before each network, for groups three: their frames speak of one object."""
-        if config.unrolled_physics_steps is not None or config.unrolled_form == "region":
+        if config.unrolled_physics_steps is not None or config.unrolled_form in ("region", "settling"):
             return config
         return dataclasses.replace(config, unrolled_physics_steps=1 if config.gridsize == 1 else 3)
 

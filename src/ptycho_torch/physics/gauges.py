@@ -90,7 +90,7 @@ def object_scale(frames: Tensor, patches: Tensor, probe: Tensor, mask: Tensor | 
     # Powers and not amplitudes: the noise of counts adds none in the mean.
     ratio = float(frames.square().sum().double() / made.square().sum().double())
     if not (float(patches.abs().max()) > 0 and np.isfinite(ratio) and ratio > 0):
-        raise DataError("objectGuess: expected an object that lights the frames, found none under them")
+        raise DataError("objectGuess: nothing of it lies under the frames")
     return float(np.sqrt(ratio))
 
 

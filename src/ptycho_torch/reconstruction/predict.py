@@ -21,6 +21,7 @@ from ptycho_torch.reconstruction.stitching import Canvas
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, group_neighbours, group_offsets, open_scan
 from ptycho_torch.scan.prefetch import one_ahead, stretches
+from ptycho_torch.scan.rereading import EachOnce
 from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["normalised_groups", "reconstruct"]
@@ -189,16 +190,19 @@ def _stitched(
     where, size, members = canvas.device, scan.N, groups.index.shape[1]
     mask = None if scan.good_pixels is None else torch.from_numpy(scan.good_pixels).to(where)
 
+    parts = list(stretches(len(groups.index), batch_size))
+    reader = EachOnce(scan.frames, [groups.index[part] for part in parts])
+
     def read(part: slice) -> tuple[slice, Tensor, Tensor]:
         chosen = groups.index[part]
-        frames = np.asarray(scan.frames[chosen.reshape(-1)], dtype=np.float32) * factor
+        frames = reader.read(part.start // batch_size) * factor
         x = torch.from_numpy(frames).view(*chosen.shape, size, size)
         shift = torch.from_numpy(groups.offsets[part].astype(np.float32)).unsqueeze(2)
         if where.type == "cuda":  # pinned, so that the copy runs beside the computation
             x, shift = x.pin_memory(), shift.pin_memory()
         return part, x, shift
 
-    for part, x, shift in one_ahead(read, stretches(len(groups.index), batch_size)):
+    for part, x, shift in one_ahead(read, parts):
         x, shift = x.to(where, non_blocking=True), shift.to(where, non_blocking=True)
         objects = core.propose(x, shift, mask, groups.region).object
         each = objects.shape[1] == members

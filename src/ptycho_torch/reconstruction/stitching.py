@@ -118,7 +118,7 @@ class Canvas:
     ) -> None:
         places = _positions(positions).reshape(-1, 2)
         if not len(places):
-            raise DataError("positions: expected at least one, found none")
+            raise DataError("positions: there are none")
         low, high = np.ceil(places.min(0)), np.ceil(places.max(0))
         width, height = (int(n) for n in high - low + size)
         if 12 * width * height > memory_limit():

@@ -1,7 +1,8 @@
 """Figures, through matplotlib's objects alone: no pyplot, no global state, no display.
 
-Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round the circle, else
-``cividis`` like other maps; differences ``PuOr``. All are safe for colour-blind readers. Axes are scan coordinates in pixels, y downwards as in the arrays.
+Amplitudes are gray; phases ``twilight``, which is cyclic, when they go round the circle, else ``cividis``
+like other maps; differences ``PuOr``. All are safe for colour-blind readers. Axes are scan coordinates in
+pixels, y downwards as in the arrays.
 """
 
 from __future__ import annotations
@@ -308,6 +309,11 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def shown_frames(count: int) -> NDArray[np.int64]:
+    """Return which of ``count`` frames go into the mean that :func:`scan_figure` shows."""
+    return np.unique(np.linspace(0, count - 1, min(_FRAMES, count)).astype(np.int64))
+
+
 def scan_figure(scan: Scan) -> Figure:
     """Positions in order, the mean frame on a logarithmic scale, and the first probe mode.
 
@@ -322,7 +328,7 @@ def scan_figure(scan: Scan) -> Figure:
     where.set_xlabel("x (pixels)")
     where.set_ylabel("y (pixels)")
     figure.colorbar(points, ax=where, label="frame number", fraction=0.046, pad=0.03)
-    chosen = np.unique(np.linspace(0, scan.n_frames - 1, min(_FRAMES, scan.n_frames)).astype(int))
+    chosen = shown_frames(scan.n_frames)
     mean = np.mean(np.square(np.asarray(scan.frames[chosen], np.float64)), axis=0)
     positive = mean[mean > 0]
     floor = float(positive.min()) if positive.size else 1.0

@@ -106,5 +106,6 @@ def _check_spread(positions: NDArray[np.float64], size: int, where: str) -> None
         step = spread / max(1.0, np.sqrt(len(positions)) - 1)
         raise ScanError(
             f"{where}: expected object pixels, found positions within {spread:.3g}, which look like metres;"
-            f" divide them by the object pixel's size: {8 * step / size:.1e} m would make steps of {size // 8 or 1} pixels"
+            f" divide them by the object pixel's size: {8 * step / size:.1e} m would make steps of"
+            f" {size // 8 or 1} pixels"
         )

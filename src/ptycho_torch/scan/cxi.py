@@ -1,13 +1,16 @@
-"""CXI files (Coherent X-ray Imaging Data Bank, version 1.6), and with them NeXus NXcxi_ptycho, which shares their names.
+"""CXI files (Coherent X-ray Imaging Data Bank, version 1.6), and with them NeXus NXcxi_ptycho, which shares
+their names.
 
-Read: ``entry_1/data_1/data`` or ``entry_1/instrument_1/detector_1/data`` (M, N, N), or (rows, columns, N, N) of a raster;
-``entry_1/sample_1/geometry_1/translation`` or ``entry_1/data_1/translation`` (M, 2 or 3) metres; energy in joules, distance
-and detector pixels in metres; ``mask``, not 0 where a pixel is bad; ``illumination`` or ``image_1/data``, the probe.
+Read: ``entry_1/data_1/data`` or ``entry_1/instrument_1/detector_1/data`` (M, N, N), or (rows, columns, N,
+N) of a raster; ``entry_1/sample_1/geometry_1/translation`` or ``entry_1/data_1/translation`` (M, 2 or 3)
+metres; energy in joules, distance and detector pixels in metres; ``mask``, not 0 where a pixel is bad;
+``illumination`` or ``image_1/data``, the probe.
 
-``translation`` is that of the sample in the laboratory: z along the beam, y up, x to the left of someone who looks along the beam.
-Rows of a detector go down and its columns to the right, so on the object's array the illumination sits at
-+x, +y of what is stored. Where a file says the detector's ``basis_vectors``, directions follow from them (that is how cdtools reads its
-files). ptychodus writes positions on the array itself. ``cxi-turned`` is for files that hold the negative of all this.
+``translation`` is that of the sample in the laboratory: z along the beam, y up, x to the left of someone
+who looks along the beam. Rows of a detector go down and its columns to the right, so on the object's array
+the illumination sits at +x, +y of what is stored. Where a file says the detector's ``basis_vectors``,
+directions follow from them (that is how cdtools reads its files). ptychodus writes positions on the array
+itself. ``cxi-turned`` is for files that hold the negative of all this.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ def _first(file: H5File, names: tuple[str, ...], what: str) -> str:
     for name in names:
         if file.is_dataset(name):
             return name
-    raise ScanError(f"{file.path}: {what}: expected {' or '.join(names)}, found none")
+    raise ScanError(f"{file.path}: {what}: missing: {' or '.join(names)}")
 
 
 def _scalar(file: H5File, *names: str) -> float:
@@ -129,7 +132,8 @@ class Cxi(ScanFormat):
         known = scan.geometry
         if known is None or known.energy_ev <= 0 or known.distance_m <= 0:
             raise ScanError(
-                f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size, found pixels alone; "
+                f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size,"
+                " found pixels alone; "
                 "give scan.geometry"
             )
         with atomic_path(path) as target, h5py.File(target, "w", locking=False) as file:

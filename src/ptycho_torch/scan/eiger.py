@@ -1,10 +1,11 @@
 """Master files of Dectris Eiger and Pilatus detectors, which link to files with the frames.
 
 ``entry/data/data_000001`` and so on, (M, H, W) counts, are links to data files in the same folder; or
-``entry/data/data`` is a virtual data set of them. ``entry/instrument/detector``: ``x_pixel_size``, ``y_pixel_size`` and
-``detector_distance`` in metres, ``beam_center_x`` and ``beam_center_y`` in pixels, ``detectorSpecific/pixel_mask``, not 0
-where a pixel is bad; ``entry/instrument/beam/incident_wavelength`` in angstrom, or ``detectorSpecific/photon_energy`` in eV.
-There are no positions in them. Source: Dectris, SIMPLON API reference, and NeXus NXmx.
+``entry/data/data`` is a virtual data set of them. ``entry/instrument/detector``: ``x_pixel_size``,
+``y_pixel_size`` and ``detector_distance`` in metres, ``beam_center_x`` and ``beam_center_y`` in pixels,
+``detectorSpecific/pixel_mask``, not 0 where a pixel is bad; ``entry/instrument/beam/incident_wavelength``
+in angstrom, or ``detectorSpecific/photon_energy`` in eV. There are no positions in them. Source: Dectris,
+SIMPLON API reference, and NeXus NXmx.
 """
 
 from __future__ import annotations

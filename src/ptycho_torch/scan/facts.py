@@ -48,9 +48,10 @@ class Cut:
 class FrameFacts:
     """What one pass over the stored values found, a value for each of M frames, trusted pixels only.
 
-    ``low``, ``high``: least and largest value, no more and no less than 0, NaN where there is a NaN. ``total``, ``squares``: sum of the
-    values and of their squares, float64. ``whole``: every value is a whole number. ``fits``, ``seen``:
-    squares are whole to within float32 rounding where float32 can tell, and there are such pixels.
+    ``low``, ``high``: least and largest value, no more and no less than 0, NaN where there is a NaN.
+    ``total``, ``squares``: sum of the values and of their squares, float64. ``whole``: every value is a
+    whole number. ``fits``, ``seen``: squares are whole to within float32 rounding where float32 can tell,
+    and there are such pixels.
     """
 
     low: NDArray[np.float64]

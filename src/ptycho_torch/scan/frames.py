@@ -245,6 +245,7 @@ class _Selection(FrameSource):
             which, base = base.which[which], base.base
         super().__init__(len(which), base.cut, base.counts, base.good)
         self.base: FrameSource = base
+        self.files = base.files
         self.which: Index = which
 
     def stored(self, which: slice | Index) -> NDArray[Any]:

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ScanError
+from ptycho_torch.errors import ScanError, printable
+from ptycho_torch.files.memory import need_memory
 from ptycho_torch.scan.facts import Cut
 from ptycho_torch.scan.frames import ArrayFrames, FrameSource, Index
 from ptycho_torch.scan.hdf5 import opened
@@ -93,7 +94,10 @@ class H5Frames(FrameSource):
         rows, columns = self.cut.rows, self.cut.columns
         shape = (len(unique), rows.stop - rows.start, columns.stop - columns.start)
         with opened(self.path, self.external, self._checked) as file:
-            file.take(file[self.keys[0]], math.prod(shape) * self.stored_dtype.itemsize)
+            # A file is not trusted with the size of a frame; how many of them are read is the caller's wish.
+            frame, data = math.prod(shape[1:]) * self.stored_dtype.itemsize, file[self.keys[0]]
+            file.take(data, frame)
+            need_memory(frame * len(unique), f"{self.path}: {printable(data.name)}", "take fewer frames")
             values = np.empty(shape, self.stored_dtype)
             first = 0
             for key, count in zip(self.keys, self._counts, strict=True):

@@ -71,7 +71,7 @@ class H5File:
         self, path: Path, external: bool = False, checked: dict[tuple[Path, str], bool] | None = None
     ) -> None:
         if not path.is_file():
-            raise ScanError(f"{path}: expected a regular file, found none")
+            raise ScanError(f"{path}: there is no such regular file")
         self.path, self.external = path, external
         self.linked: list[Path] = []
         self._files: dict[Path, Any] = {}
@@ -117,7 +117,7 @@ class H5File:
     def __getitem__(self, key: str) -> Any:
         found = self.get(key)
         if found is None:
-            raise ScanError(f"{self.path}: {printable(key)}: expected this member, found none")
+            raise ScanError(f"{self.path}: {printable(key)}: this member is missing")
         return found
 
     def __contains__(self, key: str) -> bool:
@@ -275,7 +275,7 @@ def read_array(file: H5File, key: str, ndim: int | None = None, kinds: str = "iu
     found = file.get(key)
     if not isinstance(found, h5py.Dataset):
         shown = ", ".join(printable(k, 40) for k in file.names()[:12])
-        raise ScanError(f"{file.path}: {key}: expected a dataset, found none; there is: {shown}")
+        raise ScanError(f"{file.path}: {key}: there is no such dataset; there is: {shown}")
     if found.dtype.kind not in kinds or (ndim is not None and found.ndim != ndim):
         wanted = "numbers" if ndim is None else f"numbers with {ndim} axes"
         raise ScanError(f"{file.path}: {key}: expected {wanted}, found {found.dtype} of shape {found.shape}")

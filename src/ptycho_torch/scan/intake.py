@@ -197,14 +197,13 @@ def _good_pixels(found: Found, whole: Cut, cut: Cut, where: str) -> NDArray[np.b
     name, shape = found.name("bad_pixels"), _edges(whole)
     if found.bad_pixels.shape != shape or found.bad_pixels.dtype.kind not in "biuf":
         raise ScanError(
-            f"{where}: {name}: expected a mask of shape {shape}, found {found.bad_pixels.dtype} {found.bad_pixels.shape}"
+            f"{where}: {name}: expected a mask of shape {shape}, found {found.bad_pixels.dtype}"
+            f" {found.bad_pixels.shape}"
         )
     bad = (found.bad_pixels != 0)[cut.rows, cut.columns]
     bad = bad.reshape(cut.size, cut.bin, cut.size, cut.bin).any((1, 3))  # a sum with a bad pixel is no sum
     if bad.all():
-        raise ScanError(
-            f"{where}: {name}: expected at least one good pixel, found none; nonzero marks a bad pixel"
-        )
+        raise ScanError(f"{where}: {name}: every pixel is marked bad; nonzero marks a bad pixel")
     return ~bad if bad.any() else None
 
 
@@ -218,7 +217,7 @@ def _probe(found: Found, whole: Cut, cut: Cut, request: Request, where: str) -> 
         place = ("probe", "array") if given is not None else (where, name)
         modes = np.asarray(found.probe if given is None else given)
     elif request.require_probe:
-        raise ScanError(f"{where}: {name}: expected one, found none; give a probe of your own")
+        raise ScanError(f"{where}: {name}: missing; give a probe with --probe-file or probe=")
     else:
         return None
     if cut.size != whole.size and whole.size in modes.shape:

@@ -14,19 +14,21 @@ Arrays of Python objects are never loaded.
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ScanError
+from ptycho_torch.errors import ScanError, printable
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive, Member
 from ptycho_torch.scan.intake import Found, Request
 from ptycho_torch.scan.registry import FORMATS, ScanFormat
 from ptycho_torch.scan.scan import Scan
+from ptycho_torch.scan.sparse import SparseFrames
 
 __all__ = ["Npz"]
 
@@ -127,6 +129,26 @@ def _kept_type(stored: np.dtype[Any]) -> np.dtype[Any]:
     return stored.newbyteorder("=") if small else np.dtype(np.uint8 if stored.kind == "b" else np.float32)
 
 
+def _frames(archive: Archive, member: Member, order: tuple[int, int, int]) -> NDArray[Any] | SparseFrames:
+    """The frames with their axes in ``order``; without their zeros where these are more than the file may make."""
+    dtype = _kept_type(member.dtype)
+    if archive.budget.fits(math.prod(member.shape) * dtype.itemsize):
+        return archive.read_as(member.key, order, dtype)
+    layout: Literal["C", "F"] = "F" if member.fortran else "C"
+
+    def places(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        axes = np.unravel_index(index, member.shape, order=layout)
+        return tuple(axes[axis] for axis in order)
+
+    count, height, width = (member.shape[axis] for axis in order)
+    return SparseFrames.gathered(
+        archive.parts(member.key, dtype),
+        places,
+        (count, height, width),
+        lambda size: archive.budget.take(size, printable(member.key)),
+    )
+
+
 @FORMATS.register("npz")
 class Npz(ScanFormat):
     """The layout above."""
@@ -174,9 +196,7 @@ class Npz(ScanFormat):
                 scan_index=_scan_index(archive, count),
                 says=_said(archive, key),
             )
-            found.frames = archive.read_as(
-                key, (0, 1, 2) if axis == 0 else (2, 0, 1), _kept_type(member.dtype)
-            )
+            found.frames = _frames(archive, member, (0, 1, 2) if axis == 0 else (2, 0, 1))
         return found
 
     def write(self, scan: Scan, path: Path, *, measurement: str) -> None:

@@ -45,7 +45,7 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with positions, found none")
+        raise ScanNotFoundError(f"{path}: there is no such file; expected one with positions")
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(SIGNATURE):
@@ -59,7 +59,7 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     else:
         found = _from_text(path)
     if not len(found[0]):
-        raise ScanError(f"{path}: expected positions, found none")
+        raise ScanError(f"{path}: holds no positions")
     return found
 
 

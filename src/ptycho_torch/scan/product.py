@@ -22,9 +22,9 @@ from ptycho_torch.scan.scan import Geometry
 __all__ = ["HALF_PIXEL", "Product", "read_product", "write_product"]
 
 HALF_PIXEL: Final = 0.5
-"""What is added to object pixels as ptychodus counts them. There a position is where the middle of a patch lies, between
-its pixels N/2 - 1 and N/2, and an array's centre is pixel (width - 1)/2; here it is where pixel N/2 lies. Positions in
-metres need no correction: the same patch covers the same pixels in both."""
+"""What is added to object pixels as ptychodus counts them. There a position is where the middle of a patch
+lies, between its pixels N/2 - 1 and N/2, and an array's centre is pixel (width - 1)/2; here it is where
+pixel N/2 lies. Positions in metres need no correction: the same patch covers the same pixels in both."""
 
 _ENERGY: Final = ("photon_energy_eV", "probe_energy_eV")
 _NUMBERS: Final = (
@@ -39,11 +39,12 @@ _NEEDED: Final = ("detector_object_distance_m", "photon_energy_eV")
 class Product:
     """Everything in a product file.
 
-    ``positions_m``: (M, 2) = (x, y) metres; ``indexes``: (M,) the frame of each; ``probe``: (OPR modes, modes, N, N)
-    complex; ``opr_weights``: (M, OPR modes) or None; ``object``: (layers, H, W) complex; ``pixel_m``: (width, height) of
-    an object pixel; ``centre_m``: (x, y) of the object array's centre; ``layer_spacing_m``; ``losses``: (K, 2) epoch and value;
-    ``sigma_amplitude``, ``sigma_phase``: (H, W) error bars of the object, which ptychodus passes over, or None;
-    ``photon_counts``: (M,) or None; ``numbers``: further facts by ptychodus' names; ``far_field``, ``polarization``.
+    ``positions_m``: (M, 2) = (x, y) metres; ``indexes``: (M,) the frame of each; ``probe``: (OPR modes,
+    modes, N, N) complex; ``opr_weights``: (M, OPR modes) or None; ``object``: (layers, H, W) complex;
+    ``pixel_m``: (width, height) of an object pixel; ``centre_m``: (x, y) of the object array's centre;
+    ``layer_spacing_m``; ``losses``: (K, 2) epoch and value; ``photon_counts``: (M,) or None; ``numbers``:
+    further facts by ptychodus' names; ``far_field``, ``polarization``; ``sigma_amplitude``, ``sigma_phase``:
+    (H, W) error bars of the object, which ptychodus passes over, or None.
     """
 
     positions_m: NDArray[np.float64]
@@ -68,7 +69,8 @@ class Product:
     def __post_init__(self) -> None:
         if self.object.ndim != 3 or self.probe.ndim != 4:
             raise DataError(
-                f"product: expected object (layers, H, W) and probe (OPR, modes, N, N), found {self.object.shape} and {self.probe.shape}"
+                "product: expected object (layers, H, W) and probe (OPR, modes, N, N), found"
+                f" {self.object.shape} and {self.probe.shape}"
             )
         if self.positions_m.shape != (len(self.indexes), 2):
             raise DataError(
@@ -142,7 +144,7 @@ def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -
             except (TypeError, ValueError):
                 raise ScanError(f"{path}: {name}: expected a number, found {attrs[name]!r}") from None
     if default is None:
-        raise ScanError(f"{path}: {names[0]}: expected this attribute, found none")
+        raise ScanError(f"{path}: {names[0]}: this attribute is missing")
     return default
 
 
@@ -173,7 +175,8 @@ def read_product(path: str | Path) -> Product:
         x, y, indexes = (read_array(file, f"probe_position_{n}", 1, "iuf") for n in ("x_m", "y_m", "indexes"))
         if not len(x) == len(y) == len(indexes):
             raise ScanError(
-                f"{path}: probe_position_y_m: expected {len(indexes)} values, as many as indexes, found {len(x)} and {len(y)}"
+                f"{path}: probe_position_y_m: expected {len(indexes)} values, as many as indexes, found"
+                f" {len(x)} and {len(y)}"
             )
         attrs, pixel = file["/"].attrs, _pixel(file["object"], path)
         numbers = {

@@ -35,7 +35,9 @@ def product_beside(path: str | Path) -> Product:
 
 @FORMATS.register("ptychodus")
 class Ptychodus(ScanFormat):
-    """The layout above. Frames without a position, and positions without a frame, are left out and counted in the log."""
+    """The layout above. Frames without a position, and positions without a frame, are left out and counted
+    in the log.
+    """
 
     suffixes = (".h5", ".hdf5")
 
@@ -72,7 +74,7 @@ def _matched(
     """Rows of the frames and of the positions that belong together."""
     common, rows, places = np.intersect1d(indexes, product.indexes, return_indices=True)
     if not len(common):
-        raise ScanError(f"{path}: indexes: expected some that {PRODUCT_NAME} has positions for, found none")
+        raise ScanError(f"{path}: indexes: {PRODUCT_NAME} has positions for none of them")
     if len(common) < max(len(indexes), len(product.indexes)):
         logger.info("%s: %d of %d frames have a position", path, len(common), len(indexes))
     return rows.astype(np.int64), places.astype(np.int64)

@@ -1,6 +1,7 @@
 """ptychodus' HDF5 training data: frames, positions in object pixels, probe and object in one file.
 
-Names as in ``ptychodus.api.io`` 1.7: ``patterns``, ``probe_position_x_px``, ``probe_position_y_px``, ``probe``, ``object``.
+Names as in ``ptychodus.api.io`` 1.7: ``patterns``, ``probe_position_x_px``, ``probe_position_y_px``,
+``probe``, ``object``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class PtychodusTraining(ScanFormat):
                 x, y = (read_array(file, name, 1, "iuf") for name in _MEMBERS[1:])
                 if not len(x) == len(y) == count:
                     raise ScanError(
-                        f"{path}: {_MEMBERS[1]}: expected {count} values, one for each of patterns, found {len(x)} and {len(y)}"
+                        f"{path}: {_MEMBERS[1]}: expected {count} values, one for each of patterns, found"
+                        f" {len(x)} and {len(y)}"
                     )
                 found.positions = np.stack([x, y], -1).astype(np.float64) + HALF_PIXEL
             found.probe = read_array(file, "probe") if "probe" in file else None

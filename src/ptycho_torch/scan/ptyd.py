@@ -1,7 +1,8 @@
 """ptypy's ``.ptyd`` files: chunks of frames with positions, as its documentation lays them out.
 
-``chunks/<k>/data`` (M, N, N) intensities, ``positions`` (M, 2) = (y, x) metres, ``weights`` like the data or empty, 0 where a
-pixel is bad; ``meta/`` or ``info/``: ``energy`` keV, ``distance`` and ``psize`` metres, ``weight2d``. They hold no probe.
+``chunks/<k>/data`` (M, N, N) intensities, ``positions`` (M, 2) = (y, x) metres, ``weights`` like the data
+or empty, 0 where a pixel is bad; ``meta/`` or ``info/``: ``energy`` keV, ``distance`` and ``psize`` metres,
+``weight2d``. They hold no probe.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _fact(file: H5File, name: str) -> NDArray[Any]:
             value = read_array(file, f"{group}/{name}", None, "iufb")
             if value.size and np.isfinite(value).all():
                 return value
-    raise ScanError(f"{file.path}: meta/{name}: expected numbers, found none")
+    raise ScanError(f"{file.path}: meta/{name}: missing, or not a number")
 
 
 def _optics(file: H5File) -> Optics:
@@ -66,7 +67,7 @@ def _chunks(file: H5File) -> tuple[list[str], tuple[int, ...]]:
     numbers = [n for n in file.names("chunks") if n.isdigit() and file.is_dataset(f"chunks/{n}/data")]
     groups = [f"chunks/{n}" for n in sorted(numbers, key=int)]
     if not groups:
-        raise ScanError(f"{file.path}: chunks: expected at least one with data, found none")
+        raise ScanError(f"{file.path}: chunks: none of them holds data")
     frame = tuple(file[f"{groups[0]}/data"].shape[1:])
     for group in groups:
         data = file[f"{group}/data"]

@@ -17,7 +17,7 @@ from typing import Any, Final, TypedDict, Unpack
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
-from ptycho_torch.files.regular import open_regular
+from ptycho_torch.files.regular import open_regular, similar
 from ptycho_torch.registry import Registry
 from ptycho_torch.scan.intake import Found, Request, scan_of
 from ptycho_torch.scan.runs import Run
@@ -110,7 +110,7 @@ def _recognised(path: Path) -> str:
     if named:  # its reader explains best what is wrong with the content
         return named[0]
     known = ", ".join(f"{name} ({' '.join(f.suffixes)})" for name, f in formats.items() if f.suffixes)
-    raise ScanError(f"{path}: expected a scan file of a known format, {known}; found none of them")
+    raise ScanError(f"{path}: not a scan file of a known format ({known}); --format NAME overrules")
 
 
 class Options(TypedDict, total=False):
@@ -177,7 +177,7 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
         )
     try:
         if not path.exists():
-            raise ScanNotFoundError(f"{path}: expected a scan file, found nothing there")
+            raise ScanNotFoundError(f"{path}: expected a scan file, found nothing there{similar(path)}")
         if not path.is_file():
             kind = "a directory" if path.is_dir() else "a device or pipe"
             raise ScanError(f"{path}: expected a scan file, found {kind}")
@@ -220,8 +220,15 @@ def write_scan(
     if measurement == "counts" and not scan.counts_known:
         raise ScanError(f"{path}: measurement: expected a scan with known counts, found amplitudes alone")
     if format is None:
+        writing = {name: made for name, made in FORMATS.items() if made().writes}
         named = [name for name, made in FORMATS.items() if path.suffix.lower() in made.suffixes]
-        format = named[0] if named else "npz"
+        fit = [name for name in named if name in writing]
+        if named and not fit:
+            known = ", ".join(suffix for made in writing.values() for suffix in made.suffixes)
+            raise ScanError(
+                f"{path}: expected the name of a file that can be written ({known}), found {path.suffix}"
+            )
+        format = fit[0] if fit else "npz"
     chosen = _by_name(path, format)
     if not chosen.writes:
         raise ScanError(f"{path}: format: expected one that can be written, found {format!r}")

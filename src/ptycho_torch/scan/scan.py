@@ -54,14 +54,15 @@ class Geometry:
 class Scan:
     """Frames with positions, the probe guess, and what else is known.
 
-    ``frames``: a :class:`~ptycho_torch.scan.frames.FrameSource` of (M, N, N) float32 amplitudes, sqrt(counts), DC at
-    pixel [N//2, N//2]; an array, or anything with ``shape``, ``dtype`` and ``__getitem__``, becomes one, not
-    copied. Pixels that are not in ``good_pixels`` read as 0. ``positions``: (M, 2) float64, (x, y) in object
-    pixels, x = column; a frame's pixel [N//2, N//2] lies at its position. ``probe``: (modes, N, N)
-    complex64 or None. ``object_guess``: (H, W) complex64, pixel [0, 0] at (0, 0).
-    ``positions_start``: (M, 2) as first read. ``scan_index``: (M,) int64, which run a frame is of;
-    runs are separate objects. ``good_pixels``: (N, N) bool, True where the detector can be trusted. ``counts_known``: squared
-    frames are whole photon counts. ``geometry``: energy, distance and metres, where the file says them.
+    ``frames``: a :class:`~ptycho_torch.scan.frames.FrameSource` of (M, N, N) float32 amplitudes,
+    sqrt(counts), DC at pixel [N//2, N//2]; an array, or anything with ``shape``, ``dtype`` and
+    ``__getitem__``, becomes one, not copied. Pixels that are not in ``good_pixels`` read as 0.
+    ``positions``: (M, 2) float64, (x, y) in object pixels, x = column; a frame's pixel [N//2, N//2] lies at
+    its position. ``probe``: (modes, N, N) complex64 or None. ``object_guess``: (H, W) complex64, pixel [0,
+    0] at (0, 0). ``positions_start``: (M, 2) as first read. ``scan_index``: (M,) int64, which run a frame
+    is of; runs are separate objects. ``good_pixels``: (N, N) bool, True where the detector can be trusted.
+    ``counts_known``: squared frames are whole photon counts. ``geometry``: energy, distance and metres,
+    where the file says them.
 
     Raises :class:`ScanError` when the shapes do not fit each other. Values are checked by
     :func:`~ptycho_torch.scan.check.check_content`, which every reader calls.
@@ -160,8 +161,8 @@ class Scan:
     def select(self, which: Sequence[int] | NDArray[Any] | slice) -> Scan:
         """The scan of some frames, by indices in the order given, by a boolean mask, or by a slice.
 
-        Frames are neither read nor copied, and what was measured of them is kept. Raises :class:`ScanError` when nothing is selected, an index is out of range, or a mask has
-        another length.
+        Frames are neither read nor copied, and what was measured of them is kept. Raises :class:`ScanError`
+        when nothing is selected, an index is out of range, or a mask has another length.
         """
         if isinstance(which, slice):
             index = np.arange(self.n_frames)[which]

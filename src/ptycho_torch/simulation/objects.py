@@ -98,7 +98,7 @@ def load_object(path: str | Path) -> Complex:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with an object, found none")
+        raise ScanNotFoundError(f"{path}: there is no such file; expected one with an object")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         with Archive(path) as archive:
@@ -125,7 +125,7 @@ def _grey(path: Path) -> NDArray[np.float64]:
         image = np.asarray(imread(path), dtype=np.float64)
     except Exception as error:  # readers of images raise whatever they run into
         raise ScanError(
-            f"{path}: expected an image, NPZ or NPY file, found none that can be read ({printable(error)})"
+            f"{path}: cannot be read as an image, NPZ or NPY file ({printable(error)})"
         ) from error
     if image.ndim == 3:
         image = image[..., :3].mean(axis=-1)

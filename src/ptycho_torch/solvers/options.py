@@ -20,9 +20,9 @@ class SolverOptions:
     ['seed', 'sweeps', 'update_positions', 'update_probe']
     """
 
-    sweeps: int = opt(20, "times that all frames are used, at most", ge=1, le=100_000)
-    update_probe: bool = opt(True, "find the probe, too")
-    update_positions: bool = opt(False, "find the positions, too")
+    sweeps: int = opt(20, "maximum number of passes over all frames", ge=1, le=100_000)
+    update_probe: bool = opt(True, "solve for the probe as well")
+    update_positions: bool = opt(False, "solve for the positions as well")
     seed: int = opt(0, "seed of the order of the frames", ge=0)
 
 
@@ -30,9 +30,9 @@ class SolverOptions:
 class RefineOptions(SolverOptions):
     """Settings of the package's own iterative solver, :mod:`ptycho_torch.solvers.epie`."""
 
-    minutes: float | None = opt(None, "wall-clock time at most; default: as long as the sweeps take", ge=0)
+    minutes: float | None = opt(None, "maximum time in minutes; default: as long as the sweeps take", ge=0)
     tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
-    batch_size: int = opt(8, "frames that change the object together", ge=1)
+    batch_size: int = opt(8, "frames in a mini-batch", ge=1)
     step: float | None = opt(
         None, "step of object and positions; default: 1 from a flat object, 0.5 from a reconstruction", gt=0
     )
@@ -41,7 +41,7 @@ class RefineOptions(SolverOptions):
         5.0, "sweeps after which steps have halved, so that noise is averaged; none: steps stay", gt=0
     )
     momentum: float = opt(
-        0.9, "largest part of a sweep's change that the next one begins with; 0: none", ge=0, le=0.99
+        0.9, "largest share of a sweep's change that is carried into the next one; 0: none", ge=0, le=0.99
     )
     damping: float = opt(0.2, "alpha in the denominators, relative to their maximum", gt=0)
     probe_after: int | None = opt(
@@ -77,7 +77,7 @@ class RefineOptions(SolverOptions):
 class EngineOptions(SolverOptions):
     """Settings of pty-chi's engines; all others are pty-chi's defaults."""
 
-    batch_size: int = opt(96, "frames that are used together", ge=1)
+    batch_size: int = opt(96, "frames in a mini-batch", ge=1)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class FixedProbeOptions(EngineOptions):
 class LearnedOptions(SolverOptions):
     """Settings of the learned solver, :mod:`ptycho_torch.solvers.learned`."""
 
-    sweeps: int = opt(7, "iterations; each uses all frames twice", ge=1, le=1000)
+    sweeps: int = opt(10, "iterations; each uses all frames twice", ge=1, le=1000)
     tile_pixels: int = opt(
         1 << 24, "pixels of frames solved together, at most; each takes about 60 bytes of memory", ge=1
     )

@@ -134,7 +134,7 @@ def flat_start(scan: Scan) -> Reconstruction:
         When the scan has no probe.
     """
     if scan.probe is None:
-        raise DataError("probe: expected a scan with a probe guess to start from, found none; give one")
+        raise DataError("probe: the scan has no probe guess to start from; give one")
     scan.require_one_run()
     placed = place(scan.positions, scan.N)
     probe = normalise_probe(scan.probe)

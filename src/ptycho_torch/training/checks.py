@@ -79,5 +79,6 @@ def _check_fit(scan: Scan, validation: Scan | None, config: TrainingConfig) -> N
     for name, part in (("scan", scan), ("validation scan", validation)):
         if part is not None and config.model.N != part.N:
             raise ConfigError(
-                f"model.N: expected {part.N}, the frame size of the {name}, found {config.model.N}; set model.N to {part.N}"
+                f"model.N: expected {part.N}, the frame size of the {name}, found {config.model.N}; set"
+                f" model.N to {part.N}"
             )

@@ -98,7 +98,8 @@ class GroupData(lightning.LightningDataModule):
         self.want_labels = config.realspace_mae_weight > 0 or config.model.model_type == "supervised"
         if self.want_labels and scan.object_guess is None:
             raise DataError(
-                "realspace_mae_weight, model_type: expected a scan with objectGuess to compare with, found none"
+                "realspace_mae_weight, model_type: these need a scan with objectGuess to compare with;"
+                " this one has none"
             )
         self.label_scale = 1.0
         self.first_epoch = 0

@@ -28,7 +28,9 @@ _REFINE_FRAMES = 512
 
 @dataclass(frozen=True)
 class Measured:
-    """Two factors of a scan's frames: ``normalisation`` f and ``intensity_scale`` s, see :mod:`ptycho_torch.physics.units`."""
+    """Two factors of a scan's frames: ``normalisation`` f and ``intensity_scale`` s, see
+    :mod:`ptycho_torch.physics.units`.
+    """
 
     normalisation: float
     intensity_scale: float
@@ -36,7 +38,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Illumination:
-    """What training starts from: ``probe`` (modes, N, N), and ``residuals`` of its refinement, empty where there was none.
+    """What training starts from: ``probe`` (modes, N, N), and ``residuals`` of its refinement, empty where
+    there was none.
 
     The probe is normalised, and brighter by the generator's headroom.
     """

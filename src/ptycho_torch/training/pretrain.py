@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptycho_torch.bundle.shipped import load_solver
 from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
@@ -33,6 +35,8 @@ _FLOOR = 0.004
 """Error below which an example hardly counts."""
 _VALIDATION_SEED = 1_000_003
 _VALIDATION = 24
+_ITERATIONS = (4, 5, 6, 7, 8, 10)
+"""How many the steps take in turn, so that an image is good after any number of them."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,23 @@ def pretrain(
     return Pretrained(run.average, run.history, run.seconds)
 
 
+def _renewed(solver: RegionSolver) -> RegionSolver:
+    """Weights of another run as the beginning of this one; late iterations it lacks begin as its last one."""
+    fresh = RegionSolver(solver.iterations, solver.passes, solver.width, solver.levels, solver.damping)
+    last = {"late_eta": solver.eta.data[-1], "late_momentum": solver.momentum.data[-1]}
+    fresh.load_state_dict(fresh.state_dict() | last | solver.state_dict())
+    return fresh
+
+
 class _Run:
     """Weights, their average, the optimiser, and how far they are."""
 
     def __init__(self, folder: Path, options: PretrainOptions, examples: Examples) -> None:
         self.folder, self.options, self.examples = folder, options, examples
         torch.manual_seed(options.seed)
-        self.solver = RegionSolver().to(options.device)
-        self.average = RegionSolver().to(options.device)
-        self.average.load_state_dict(self.solver.state_dict())
+        self.solver = RegionSolver() if options.init is None else _renewed(load_solver(options.init))
+        self.solver.to(options.device)
+        self.average = copy.deepcopy(self.solver)
         self.optimiser = torch.optim.AdamW(
             self.solver.parameters(), options.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
         )
@@ -166,7 +178,7 @@ class _Run:
         example = self.examples.draw(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        iterations = self.solver.iterations + self.step % 4
+        iterations = _ITERATIONS[self.step % len(_ITERATIONS)]
         solution = self.solver(
             example.frames, update_probe=example.update_probe, iterations=iterations, keep=True
         )

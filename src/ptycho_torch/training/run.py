@@ -251,7 +251,8 @@ def _load_weights(autoencoder: Autoencoder, weights: dict[str, Tensor]) -> None:
     wrong += [k for k in weights if k not in expected]
     if wrong:
         raise DataError(
-            f"{RESUME_NAME}: the state to resume from is of another model ({len(wrong)} entries differ, first: {wrong[0]}); "
+            f"{RESUME_NAME}: the state to resume from is of another model ({len(wrong)} entries differ,"
+            f" first: {wrong[0]}); "
             "use the configuration of that run (its config.yaml)"
         )
     autoencoder.load_state_dict(weights)

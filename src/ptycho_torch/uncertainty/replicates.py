@@ -108,7 +108,7 @@ def replicates(
             total[:, on[0][0], on[0][1]] += np.square([wrong.amplitude[on[1]], wrong.phase[on[1]]])
             if not kind:
                 explained.append(residual(found, again, device=device))
-        squares.append(total / count)
+        squares.append(total / np.float32(count))
     excess = residual(rec, scan, device=device) / max(float(np.mean(explained)), 1e-30)
     photons = scan.mean_power / scan.N**2 / gain
     return Replicates(_features(squares, rec.weight, excess, photons), rec.measured())

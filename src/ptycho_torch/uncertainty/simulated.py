@@ -114,7 +114,7 @@ def gain_of(rec: Reconstruction, scan: Scan) -> float:
     wrong = np.square(scan.frames[index].astype(np.float64)) - made
     if scan.good_pixels is not None:
         wrong, made = wrong[:, scan.good_pixels], made[:, scan.good_pixels]
-    return max(float(np.sum(wrong**2) / np.sum(made)), np.finfo(np.float32).tiny)
+    return max(float(np.sum(wrong**2) / np.sum(made)), 1e-30)
 
 
 def moved(rec: Reconstruction, rng: np.random.Generator) -> Reconstruction:

@@ -35,6 +35,7 @@ from ptycho_torch.workflows.solving import (
     only_noise_is_left,
     photons_per_pixel,
     polishing,
+    read_once,
     solve,
     starts_flat,
     with_probe,
@@ -44,7 +45,7 @@ __all__ = ["Listeners", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
 
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
-_EFFORT = {"quick": 4, "normal": 7, "thorough": 7}
+_EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
 """Factor on the sweeps that follow by themselves."""
@@ -207,6 +208,7 @@ def _job(
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.
     share = 0.0 if network.solver is None else config.withhold
     hidden = kept_back(scan, share, config.seed)
+    scan = read_once(scan, hidden)
     flat = config.start == "flat" or (config.start == "auto" and bundle is None and starts_flat(scan))
     if refinement is None and bundle is None and config.polish:
         solver = SOLVERS.get("epie")(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.config import ModelConfig, TrainingConfig, validate
-from ptycho_torch.files import ensure_output_dir, write_bytes_atomic, write_text_atomic
+from ptycho_torch.errors import DataError, Interrupted, OutputError
+from ptycho_torch.files import write_bytes_atomic, write_text_atomic
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.generators.unrolled import Unrolled
 from ptycho_torch.model import build_pair, default_probe
@@ -19,9 +21,14 @@ from ptycho_torch.model_manager import save_torch_bundle
 from ptycho_torch.report.figures import figure_png, pretraining_figure
 from ptycho_torch.report.tables import json_text
 from ptycho_torch.training.pretrain import Pretrained, PretrainOptions, pretrain
+from ptycho_torch.training.state import RESUME_NAME
+from ptycho_torch.training.stopping import Stopping
+from ptycho_torch.workflows.run_folder import BUNDLE_NAME, RUN_NAME, RunFolder
 
 __all__ = ["PretrainingOutputs", "pretrain_to", "solver_config"]
 
+logger = logging.getLogger(__name__)
+_MINE = (RESUME_NAME, f"{BUNDLE_NAME}.zip", "pretrain.jsonl", "metrics.json", "pretraining.png")
 _SIZE = 64
 """Frame size written into the bundle; the solver itself serves every size."""
 
@@ -40,7 +47,7 @@ def solver_config(solver: RegionSolver, size: int = _SIZE) -> ModelConfig:
     return ModelConfig(
         N=size,
         architecture="unrolled",
-        unrolled_form="region",
+        unrolled_form="settling" if solver.settles else "region",
         unrolled_iterations=solver.iterations,
         unrolled_physics_steps=solver.passes,
         unrolled_width=solver.width,
@@ -54,6 +61,7 @@ def pretrain_to(
     options: PretrainOptions | None = None,
     *,
     resume: bool = False,
+    force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> PretrainingOutputs:
     """Pretrain the region solver on simulations and keep everything in ``output_dir``.
@@ -66,18 +74,70 @@ def pretrain_to(
     options : PretrainOptions, optional
     resume : bool
         Go on from the state in ``output_dir``. More ``steps`` than before prolong the run.
+    force : bool
+        Begin anew in the place of the run in ``output_dir``.
     progress : callable, optional
         Called with steps done, steps in all and the loss as text.
 
+    Returns
+    -------
+    PretrainingOutputs
+
     Raises
     ------
+    OutputError
+        When the folder holds a run and neither ``resume`` nor ``force`` is given, holds a run of another kind, or
+        another process is at work in it.
+    DataError
+        When there is no state to go on from.
     TrainingError
         When the loss is not finite; the last state is kept.
+    Interrupted
+        After Ctrl-C, SIGTERM or SIGHUP; the text says what exists.
     """
     options = options or PretrainOptions()
     validate(options)
-    folder = ensure_output_dir(output_dir)
-    done = pretrain(folder, options, resume=resume, progress=progress)
+    run = RunFolder(output_dir)
+    folder = run.path
+    try:
+        with run.held(), Stopping():
+            _make_way(folder, resume, force)
+            done = pretrain(folder, options, resume=resume, progress=progress)
+            return _written(folder, done, options)
+    except Interrupted as stop:
+        raise Interrupted(stop.number, _what_exists(folder)) from None
+
+
+def _make_way(folder: Path, resume: bool, force: bool) -> None:
+    """Refuse to mix two runs in one folder, or clear the one that is there away."""
+    if (folder / RUN_NAME).exists():
+        raise OutputError(f"{folder}: holds a run of 'ptychopinn train'; name another folder")
+    if resume:
+        if not (folder / RESUME_NAME).exists():
+            raise DataError(f"{folder}: holds no {RESUME_NAME} to go on from; leave out --resume to begin")
+        return
+    found = [name for name in _MINE if (folder / name).exists()]
+    if {RESUME_NAME, f"{BUNDLE_NAME}.zip"} & set(found) and not force:
+        raise OutputError(
+            f"{folder}: holds a run, {' and '.join(found)}; go on with it by --resume, name another folder, or give"
+            " --force to begin anew in its place"
+        )
+    for name in found:
+        (folder / name).unlink()
+
+
+def _what_exists(folder: Path) -> str:
+    """Say in one line what there is of the run, and how to go on."""
+    if not (folder / RESUME_NAME).exists():
+        return f"interrupted: no state of this run is in {folder} yet"
+    return (
+        f"interrupted: the last state is in {folder}; go on with 'ptychopinn pretrain -o {folder} --resume'"
+        " and the same options"
+    )
+
+
+def _written(folder: Path, done: Pretrained, options: PretrainOptions) -> PretrainingOutputs:
+    """Write bundle and figures of the run, then draw it."""
     metrics = {
         "steps": options.steps,
         "seconds": round(done.seconds, 1),
@@ -86,15 +146,15 @@ def pretrain_to(
         "options": dataclasses.asdict(options),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    files = {
-        "bundle": folder / "wts.h5.zip",
-        "log": folder / "pretrain.jsonl",
-        "figure": folder / "pretraining.png",
-        "metrics": folder / "metrics.json",
-    }
-    save_solver(done.solver, folder / "wts.h5", {"training_data": "simulated regions", **metrics})
-    write_text_atomic(files["metrics"], json_text(metrics))
-    write_bytes_atomic(files["figure"], figure_png(pretraining_figure(done.history)))
+    bundle, log, metrics_path, figure = (folder / name for name in _MINE[1:])
+    files = {"bundle": bundle, "log": log, "metrics": metrics_path}
+    save_solver(done.solver, folder / BUNDLE_NAME, {"training_data": "simulated regions", **metrics})
+    write_text_atomic(metrics_path, json_text(metrics))
+    try:
+        write_bytes_atomic(figure, figure_png(pretraining_figure(done.history)))
+        files["figure"] = figure
+    except Exception as error:  # whatever drawing raises, the weights are written and stay
+        logger.warning("%s: not drawn (%s: %s); the weights are written", figure, type(error).__name__, error)
     return PretrainingOutputs(done, files, metrics)
 
 

@@ -14,11 +14,14 @@ from scipy.spatial import cKDTree
 from ptycho_torch.bundle.load import load_torch_bundle
 from ptycho_torch.bundle.shipped import load_solver, shipped_bundle, solver_of
 from ptycho_torch.device import device_of
+from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import default_probe
 from ptycho_torch.reconstruction.predict import reconstruct as predict
+from ptycho_torch.report.figures import shown_frames
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.scan.remembered import RememberedFrames
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions
 from ptycho_torch.solvers.learned import Learned
 from ptycho_torch.solvers.residual import noise_floor, residual
@@ -32,6 +35,7 @@ __all__ = [
     "only_noise_is_left",
     "photons_per_pixel",
     "polishing",
+    "read_once",
     "reconstruct",
     "solve",
     "starts_flat",
@@ -40,6 +44,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 _FEWEST = 100
 """Frames below which none is kept back."""
+_SHARE = 8
+"""Frames up to this part of the memory are kept once read."""
 _CLOSE = 0.2
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
 _FEW = 10.0
@@ -203,7 +209,7 @@ def reconstruct(
     scan: Scan | str | Path,
     model: str | Path | None = None,
     *,
-    sweeps: int = 7,
+    sweeps: int = 10,
     refine: int | None = None,
     withhold: float = 0.02,
     uncertainty: bool = False,
@@ -257,6 +263,7 @@ def reconstruct(
     where = device or device_of("auto")
     network = network_of(model, where)
     hidden = kept_back(scan, withhold if network.solver is not None else 0.0)
+    scan = read_once(scan, hidden)
     seen = scan.select(~hidden) if hidden.any() else scan
 
     def image(these: Scan, told: Progress | None = None) -> Reconstruction:
@@ -290,13 +297,33 @@ def _by_itself(
     return epie.solve(scan, done, polishing(False, photons=photons))
 
 
+def _sample(hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Frames that were used, on which R is measured: 512 at most."""
+    seen = np.flatnonzero(~hidden)
+    return seen if len(seen) <= 512 else np.sort(np.random.default_rng(0).choice(seen, 512, replace=False))
+
+
+def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
+    """Return the scan, each of its frames read once from the file for all that follows, where memory allows.
+
+    Else only those frames are kept that are needed again after the solver: for the residual and the picture.
+    """
+    frames = scan.frames
+    if not frames.files:
+        return scan
+    each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
+    needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
+    for which in (np.arange(scan.n_frames), needed):
+        if each * len(which) <= memory_limit() // _SHARE:
+            return replace(scan, frames=RememberedFrames(frames, which))
+    return scan
+
+
 def judged(rec: Reconstruction, scan: Scan, hidden: NDArray[np.bool_], device: str = "cpu") -> Reconstruction:
     """Return the reconstruction of a scan's other frames with all positions, and R on both kinds of frames."""
     positions = scan.positions.copy()
     positions[~hidden] = rec.positions
     whole = replace(rec, positions=positions)
-    seen = np.flatnonzero(~hidden)
-    if len(seen) > 512:
-        seen = np.sort(np.random.default_rng(0).choice(seen, 512, replace=False))
+    seen = _sample(hidden)
     withheld = residual(whole, scan, hidden, device=device) if hidden.any() else None
     return replace(whole, residual=residual(whole, scan, seen, device=device), residual_withheld=withheld)

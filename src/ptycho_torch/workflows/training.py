@@ -115,7 +115,7 @@ def _opened(
     if resume and not isinstance(file, Scan):
         file = folder.scan_file(file)
     if file is None:
-        raise DataError("scan: expected one to train on, found none")
+        raise DataError("scan: there is none to train on; give a scan, or resume=True in the folder of a run")
     data = file if isinstance(file, Scan) else file.open()
     if validation is None and config is not None:
         validation = config.test_data_file

@@ -1,4 +1,4 @@
-"""Writes tests/data/bundle_v<n>_<generator>.zip, once per format version and generator.
+"""Writes tests/data/bundle_v<n>_<generator>.zip, once per format version, generator and form.
 
     python tests/torch/bundle/keep_bundle.py
 
@@ -21,12 +21,15 @@ from ptycho_torch.model_manager import save_torch_bundle
 DATA = Path(__file__).parents[2] / "data"
 
 
-def keep(architecture: str) -> None:
-    target = DATA / f"bundle_v{FORMAT_VERSION}_{architecture}.zip"
+def keep(architecture: str, form: str | None = None) -> None:
+    kind = architecture if form is None else f"{architecture}_{form}"
+    target = DATA / f"bundle_v{FORMAT_VERSION}_{kind}.zip"
     if target.exists():
         return
     size = 64 if architecture == "cnn" else 32
-    config, models = small_pair(seed=1, architecture=architecture, N=size, unrolled_width=4)
+    config, models = small_pair(
+        seed=1, architecture=architecture, N=size, unrolled_width=4, unrolled_form=form
+    )
     with torch.no_grad():  # few distinct values, so that the file in the repository is small
         for parameter in models["autoencoder"].parameters():
             if parameter.requires_grad:
@@ -41,3 +44,5 @@ def keep(architecture: str) -> None:
 if __name__ == "__main__":
     for name in available():
         keep(name)
+    for form in ("region", "settling"):
+        keep("unrolled", form)

@@ -13,7 +13,12 @@ OLD = sorted((Path(__file__).parents[2] / "data").glob("bundle_v*_*.zip"))
 
 
 def test_there_is_one_of_each() -> None:
-    assert {p.name for p in OLD} >= {"bundle_v1_unrolled.zip", "bundle_v1_cnn.zip"}
+    assert {p.name for p in OLD} >= {
+        "bundle_v1_unrolled.zip",
+        "bundle_v1_unrolled_region.zip",
+        "bundle_v1_unrolled_settling.zip",
+        "bundle_v1_cnn.zip",
+    }
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda p: p.stem)

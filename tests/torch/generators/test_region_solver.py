@@ -100,11 +100,11 @@ def test_untrusted_pixels_change_nothing(solver: RegionSolver, frames: RegionFra
 
 def test_physics_alone_comes_nearer_with_every_repetition() -> None:
     example = Examples(5, replace(SMALL, exact=1.0)).draw(1)
-    physics = RegionSolver(iterations=1, passes=4, width=8, levels=1)
     errors = []
     for count in (1, 5, 13):
+        physics = RegionSolver(iterations=count, passes=4, width=8, levels=1)
         with torch.no_grad():
-            found = physics(example.frames, update_probe=False, iterations=count).objects[-1]
+            found = physics(example.frames, update_probe=False).objects[-1]
         errors.append(float(relative_error(found, example).mean()))
     assert errors[2] < 0.7 * errors[1] < 0.7 * errors[0], errors
 
@@ -122,11 +122,37 @@ def test_the_probe_is_mended_by_the_physics() -> None:
     assert wrong(found) < 0.5 * wrong(example.frames.probe)
 
 
+def test_late_iterations_settle(frames: RegionFrames) -> None:
+    """What a network pushes against the frames is undone when its iterations are over; before, it stayed."""
+
+    def solved(push: float, settles: bool) -> torch.Tensor:
+        made = RegionSolver(iterations=2, passes=2, width=8, levels=1, settles=settles)
+        with torch.no_grad():
+            made.net.leave.bias[:2] = push
+            return made(frames, update_probe=False, iterations=40).objects[-1]
+
+    settled = (solved(0.1, True) - solved(0.0, True)).abs().square().mean().sqrt()
+    stayed = (solved(0.1, False) - solved(0.0, False)).abs().square().mean().sqrt()
+    assert settled < 0.3 * stayed, (settled, stayed)
+
+
+def test_momentum_goes_on_from_one_iteration_to_the_next(frames: RegionFrames) -> None:
+    """Without networks it makes no difference where an iteration ends: two of one pass are one of two."""
+    short = RegionSolver(iterations=2, passes=1, width=8, levels=1)
+    long = RegionSolver(iterations=1, passes=2, width=8, levels=1)
+    with torch.no_grad():
+        short.momentum.fill_(0.5)
+        long.momentum.fill_(0.5)
+        two = short(frames, update_probe=False, iterations=2).objects[-1]
+        one = long(frames, update_probe=False, iterations=1).objects[-1]
+    assert close(two, one, 1e-5)
+
+
 @pytest.mark.parametrize("modes", [1, 2])
 def test_gradients_reach_every_parameter(modes: int) -> None:
     example = Examples(0, replace(SMALL, modes=(modes,))).draw(0)
     made = RegionSolver(iterations=2, passes=2, width=8, levels=1)
-    done = made(example.frames, update_probe=True, keep=True)
+    done = made(example.frames, update_probe=True, iterations=4, keep=True)
     (done.objects[-1] - example.truth).abs().square().sum().backward()
     silent = [
         name for name, p in made.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
@@ -135,11 +161,12 @@ def test_gradients_reach_every_parameter(modes: int) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("form", ["region", "settling"])
 @pytest.mark.parametrize("members", [1, 4])
-def test_groups_are_regions(members: int) -> None:
+def test_groups_are_regions(members: int, form: str) -> None:
     """A batch of groups through the generator is what each group's region gives; its frame is explained."""
     torch.manual_seed(0)
-    generator = build(ModelConfig(N=16, unrolled_form="region", unrolled_width=8, unrolled_levels=1)).eval()
+    generator = build(ModelConfig(N=16, unrolled_form=form, unrolled_width=8, unrolled_levels=1)).eval()
     offsets = torch.tensor([[0.0, 0.0], [3, 0], [0, 3], [3, 3]])[:members]
     offsets = (offsets - offsets.mean(0)).expand(2, members, 2).unsqueeze(2)
     x = torch.rand(2, members, 16, 16)

@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_torch.bundle.shipped import shipped_bundle
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.errors import ScanError
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.reconstruction.predict import reconstruct
+from ptycho_torch.report import figures
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+from ptycho_torch.solvers import RefineOptions
 from ptycho_torch.training.data import GroupData
+from ptycho_torch.workflows import solving
+from ptycho_torch.workflows.inference import Refinement, reconstruct_to
 from ptycho_torch.workflows.training import train
 
 SCAN = simulate_scan(
@@ -50,14 +55,44 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "scan.h5"
 
 
-def model() -> Any:
+def model(gridsize: int = 1) -> Any:
     torch.manual_seed(0)
-    config = ModelConfig(N=32, unrolled_iterations=1, unrolled_width=4)
+    config = ModelConfig(N=32, gridsize=gridsize, unrolled_iterations=1, unrolled_width=4)
     return build_pair(config, normalise_probe(SCAN.probe), 3.0)[1].eval()
 
 
-def test_reconstruct_reads_a_scan_twice(path: Path, read: np.ndarray) -> None:
-    reconstruct(model(), path, batch_size=4)
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_reconstruct_reads_a_scan_twice(path: Path, read: np.ndarray, gridsize: int) -> None:
+    """Also where each frame is in several groups, and these in several batches."""
+    reconstruct(model(gridsize), path, batch_size=4)
+    assert read.tolist() == [2] * SCAN.n_frames
+
+
+@pytest.mark.parametrize("polish", [True, False])
+@pytest.mark.parametrize("bundle", [True, False])
+def test_a_whole_reconstruction_reads_a_scan_twice(
+    path: Path, read: np.ndarray, tmp_path: Path, polish: bool, bundle: bool
+) -> None:
+    """With refinement, residuals before and after it, and a picture."""
+    weights = shipped_bundle() if bundle else None
+    config = InferenceConfig(polish=polish, start="learned")
+    refinement = Refinement(options=RefineOptions(sweeps=2)) if polish else None
+    done = reconstruct_to(tmp_path / "out", path, weights, config, refinement=refinement)
+    assert {"figure", "report"} <= set(done.files)
+    assert read.tolist() == [2] * SCAN.n_frames
+
+
+def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
+    path: Path, read: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory for a quarter of the frames: those of residual and picture are not read for these."""
+    some = np.arange(0, SCAN.n_frames, 4)
+    monkeypatch.setattr(solving, "memory_limit", lambda: 8 * len(some) * 2 * SCAN.N**2)
+    monkeypatch.setattr(solving, "_sample", lambda hidden: some)
+    for module in (solving, figures):
+        monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
+    done = reconstruct_to(tmp_path / "out", path, config=InferenceConfig(polish=False, start="learned"))
+    assert done.reconstruction.residual is not None
     assert read.tolist() == [2] * SCAN.n_frames
 
 

@@ -248,7 +248,7 @@ def test_wrong_input() -> None:
         canvas.add(good, at[:2, None] * np.nan)
     with pytest.raises(DataError, match="finite"):
         Canvas(np.array([[0, np.inf]]), SIZE)
-    with pytest.raises(DataError, match="found none"):
+    with pytest.raises(DataError, match="there are none"):
         Canvas(np.zeros((0, 2)), SIZE)
     with pytest.raises(DataError, match="positions are in pixels"):
         Canvas(np.array([[0, 0], [1e9, 1e9]]), SIZE)

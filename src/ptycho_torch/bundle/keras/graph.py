@@ -121,7 +121,8 @@ class _Walk:
         phase, bottom_2, _ = self._head(phase_end, phase=True)
         if bottom != bottom_2:
             raise self.fail(
-                f"the two decoders start from {printable(bottom, 60)} and {printable(bottom_2, 60)}; expected one encoder"
+                f"the two decoders start from {printable(bottom, 60)} and {printable(bottom_2, 60)};"
+                " expected one encoder"
             )
         if (amplitude.inner is None, amplitude.outer is None) != (phase.inner is None, phase.outer is None):
             raise self.fail("amplitude and phase decoders are built differently")
@@ -209,7 +210,8 @@ class _Walk:
         if polar is None:
             raise self._unexpected(
                 layer,
-                "use_polar is missing: whether the network gives amplitude and phase or real and imaginary part cannot be known",
+                "use_polar is missing: whether the network gives amplitude and phase or real and imaginary"
+                " part cannot be known",
             )
         if polar is not True:
             raise self._unexpected(layer, f"use_polar: expected True, found {brief(polar, 20)}")
