@@ -4,7 +4,7 @@
     python benchmarks/uncertainty.py --fit         # calibrate first, on random ones; writes calibration.json too
     python benchmarks/uncertainty.py --star        # measured data: sigma against the difference of two halves
 
-Four doses, three overlaps, three objects, N = 64, the probe guess true or out of focus. Every cell is kept in a file
+Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus. Every cell is kept in a file
 of its own: a run that was stopped goes on where it was, with the same shipped weights; ``--fresh`` begins anew.
 `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's correlation of sigma with
 the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby. `cost`: time with error bars over
@@ -42,41 +42,45 @@ from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
 
 DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
+"""Distances of frames for N = 64; for other N in proportion."""
 SIZE, EDGE = 64, 124
-FITTED = 52
+FITTED = (*range(20), *range(40, 48))
 MOST = 3000
 """Pixels of a cell that are kept."""
 
 
 # ------------------------------------------------------------------ scans
 @cache
-def picture(name: str) -> NDArray[np.float64]:
+def picture(name: str, edge: int) -> NDArray[np.float64]:
     """A sample picture of scikit-image, 0 to 1."""
     image = getattr(data, name)().astype(float)
     image = image[..., :3].mean(-1) if image.ndim == 3 else image
-    edge = min(image.shape)
-    image = transform.resize(image[:edge, :edge], (EDGE, EDGE), anti_aliasing=True)
+    square = min(image.shape)
+    image = transform.resize(image[:square, :square], (edge, edge), anti_aliasing=True)
     return np.asarray((image - image.min()) / np.ptp(image))
 
 
-def held_out(number: int) -> NDArray[np.complex128]:
+def held_out(number: int, edge: int = EDGE) -> NDArray[np.complex128]:
     """Objects that pretraining and calibration keep out: photographs, lines, a star."""
     kinds = (
-        lambda: (0.6 + 0.4 * picture("camera")) * np.exp(1.2j * (picture("coins") - 0.4)),
-        lambda: make_object("siemens", EDGE),
-        lambda: np.exp(2j * picture("moon")) * (0.8 + 0.2 * picture("brick")),
-        lambda: make_object("lines", EDGE, 7) / 3,
-        lambda: np.exp(-(0.3 + 1j) * picture("cell")),
-        lambda: (0.3 + 0.7 * picture("astronaut")) * np.exp(1j * picture("grass")),
+        lambda: (0.6 + 0.4 * picture("camera", edge)) * np.exp(1.2j * (picture("coins", edge) - 0.4)),
+        lambda: make_object("siemens", edge),
+        lambda: np.exp(2j * picture("moon", edge)) * (0.8 + 0.2 * picture("brick", edge)),
+        lambda: make_object("lines", edge, 7) / 3,
+        lambda: np.exp(-(0.3 + 1j) * picture("cell", edge)),
+        lambda: (0.3 + 0.7 * picture("astronaut", edge)) * np.exp(1j * picture("grass", edge)),
     )
     return np.asarray(kinds[number % len(kinds)]())
 
 
-def test_scan(dose: float, step: int, number: int, seed: int) -> Scan:
+def scan_to_judge(dose: float, step: int, number: int, seed: int, size: int) -> Scan:
     """Cell ``number`` of a dose and a step; its probe, and whether the guess is true, change with it."""
-    obj = held_out(number + 3 * DOSES.index(dose) + STEPS.index(step))
-    probe = make_probe(("zoneplate", "disk", "gaussian")[(number + STEPS.index(step)) % 3], SIZE)
-    positions = make_positions("grid", obj.shape, SIZE, step=step, jitter=0.1 * step, seed=seed + number)
+    part = size / SIZE
+    obj = held_out(number + 3 * DOSES.index(dose) + STEPS.index(step), round(EDGE * part))
+    probe = make_probe(("zoneplate", "disk", "gaussian")[(number + STEPS.index(step)) % 3], size)
+    positions = make_positions(
+        "grid", obj.shape, size, step=step * part, jitter=0.1 * step * part, seed=seed + number
+    )
     scan = simulate_scan(obj, probe, positions, photons=dose, seed=seed + 17 * number)
     return (
         replace(scan, probe=spoiled_probe(scan.probe, np.random.default_rng(number))) if number == 2 else scan
@@ -84,9 +88,9 @@ def test_scan(dose: float, step: int, number: int, seed: int) -> Scan:
 
 
 def fitting_scan(number: int, seed: int) -> Scan:
-    """Random object, probe, spacing and dose, from 40 on a low one; every third probe guess is wrong, every third N is 64."""
+    """Random object, probe, spacing and dose, from 40 on a low one; every third probe guess is wrong, every sixth N is 64."""
     rng = np.random.default_rng((seed, number))
-    size = 64 if number % 3 == 0 else 32
+    size = 64 if number % 6 == 0 else 32
     edge = round(2.3 * size)
     step = float(np.exp(rng.uniform(np.log(size / 9), np.log(size / 2))))
     positions = make_positions("grid", (edge, edge), size, step=step, jitter=0.1 * step, seed=number)
@@ -271,6 +275,7 @@ def main() -> None:
     made.add_argument(
         "--fit", action="store_true", help="calibrate first, and write the package's calibration.json"
     )
+    made.add_argument("--size", type=int, default=SIZE, help="N of the frames; default: 64")
     made.add_argument("--star", action="store_true", help="the measured star only")
     made.add_argument("--fresh", action="store_true", help="compute cells anew")
     arguments = made.parse_args()
@@ -287,10 +292,16 @@ def main() -> None:
     for dose in doses:
         for step in steps:
             for number in range(objects):
-                scan = test_scan(dose, step, number, arguments.seed + 1000)
-                name = f"{dose:.0e}-{step}-{number}-{arguments.seed}.npz"
+                scan = scan_to_judge(dose, step, number, arguments.seed + 1000, arguments.size)
+                name = f"{arguments.size}-{dose:.0e}-{step}-{number}-{arguments.seed}.npz"
                 cells.append(cell(folder / name, scan, arguments.fresh))
-                place = {"photons": dose, "step": step, "object": number, "frames": scan.n_frames}
+                place = {
+                    "N": arguments.size,
+                    "photons": dose,
+                    "step": step * arguments.size / SIZE,
+                    "object": number,
+                    "frames": scan.n_frames,
+                }
                 rows.append(place | judged(cells[-1], calibration))
                 print(rows[-1], flush=True)
     total, kept = pooled(cells, calibration)
@@ -301,12 +312,12 @@ def main() -> None:
 
 
 def _fit(folder: Path, arguments: Any) -> Calibration:
-    count = 4 if arguments.quick else FITTED
+    numbers = FITTED[::7] if arguments.quick else FITTED
     cells = []
-    for number in range(count):
+    for number in numbers:
         name = f"fit-{number}-{arguments.seed}.npz"
         cells.append(cell(folder / name, fitting_scan(number, arguments.seed), arguments.fresh))
-        print(f"calibrating: {number + 1} of {count}", flush=True)
+        print(f"calibrating: {len(cells)} of {len(numbers)}", flush=True)
     calibration = calibrate(cells, arguments)
     print(calibration.text())
     if not arguments.quick:

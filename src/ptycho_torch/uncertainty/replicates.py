@@ -94,7 +94,8 @@ def replicates(
     height, width = rec.object.shape
     need_memory(300 * height * width, f"uncertainty: a canvas of {height} x {width} pixels", "leave it out")
     gain = gain_of(rec, scan)
-    squares, explained = [], []
+    squares: list[NDArray[np.float32]] = []
+    explained: list[float] = []
     for kind in range(3):
         total: NDArray[np.float32] = np.zeros((2, height, width), np.float32)
         for k in range(count):
