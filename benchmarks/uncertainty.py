@@ -7,7 +7,8 @@
 Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus. Every cell is kept in a file
 of its own: a run that was stopped goes on where it was, with the same shipped weights; ``--fresh`` begins anew.
 `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's correlation of sigma with
-the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby. `cost`: time with error bars over
+the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby; `rank of 2 px and pixel`: of
+these two, which no sigma can much exceed. `cost`: time with error bars over
 time without.
 """
 
@@ -197,6 +198,7 @@ def pooled(
             f"{name} covered": float(np.mean(errors <= NORMAL * sigma)),
             f"{name} rank": float(spearmanr(sigma, errors)[0]),
             f"{name} rank, 2 px": float(spearmanr(sigma, near)[0]),
+            f"{name} rank of 2 px and pixel": float(spearmanr(near, errors)[0]),
         }
         kept.append(np.stack([sigma, errors]))
     return row | {"cost": float(np.median([one["seconds"][1] / one["seconds"][0] for one in cells]))}, kept
