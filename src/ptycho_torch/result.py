@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.picture import gray, html_card, wheel
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 
@@ -129,6 +130,29 @@ class Reconstruction:
                     f"{sigma.shape}, least value {np.nanmin(sigma, initial=np.inf):g}"
                 )
             setattr(self, name, sigma)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a few facts, amplitude and phase where it was measured, and the probe."""
+        known = self.measured()
+        rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else np.s_[:, :]
+        mean = np.sum(self.object * self.weight)
+        phase = np.angle(self.object * np.conj(mean))
+        images = {
+            "amplitude": gray(np.where(known, np.abs(self.object), np.nan)[part]) if rows.size else None,
+            "phase": gray(np.where(known, phase, np.nan)[part]) if rows.size else None,
+            "probe, first mode": wheel(self.probe[0]),
+        }
+        facts = {
+            "object": f"{self.object.shape[1]} x {self.object.shape[0]} pixels",
+            "frames": len(self.positions),
+            "solver": self.solver or None,
+            "sweeps": self.sweeps or None,
+            "residual R": self.residual,
+            "R of withheld frames": self.residual_withheld,
+            "seconds": self.seconds or None,
+        }
+        return html_card("Reconstruction", facts, {k: v for k, v in images.items() if v is not None})
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the arrays as plain values, ``info`` among them, for tables and JSON."""

@@ -45,6 +45,7 @@ _QUICK = {
     "reconstruct": ["--effort", "quick"],
     "simulate": ["--size", "96", "--N", "32", "--step", "8"],
     "demo": ["--steps", "1"],
+    "export": ["--iterations", "1", "--subsets", "1", "--region", "128"],
     "ptycho_train": ["--nepochs", "1"],
 }
 """What makes a long command short; it goes behind what the page says, and the last one of a flag counts."""

@@ -195,4 +195,7 @@ class ExecutionConfig:
     num_workers: int = opt(0, "processes that prepare data", ge=0, le=256)
     threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1, le=1024)
     deterministic: bool = opt(True, "same seed, same numbers on the same machine")
+    logger: Literal["none", "tensorboard", "mlflow"] = opt(
+        "none", "training: also log losses there, where it is installed; history.csv is written in any case"
+    )
     progress: bool = opt(True, "show a progress bar")
