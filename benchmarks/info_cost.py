@@ -7,20 +7,16 @@ CPU time on one thread, so that other programs on the machine count for little.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from harness import machine
+from harness import keep, parser, table
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
-
-RESULT = Path(__file__).with_name("results") / "info_cost.json"
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -54,22 +50,12 @@ def measured(size: int, step: float, edge: int) -> dict[str, float]:
 
 
 def main() -> None:
+    arguments = parser(__doc__, shared=False).parse_args()
     torch.set_num_threads(1)
-    rows = [measured(64, 8.0, 256), measured(64, 16.0, 256), measured(128, 32.0, 384)]
-    RESULT.write_text(
-        json.dumps(
-            {
-                "command": "python benchmarks/info_cost.py",
-                "machine": machine(),
-                "seeds": [0],
-                "rows": rows,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
-    for row in rows:
-        print(row)
+    cases = [(64, 8.0, 256), (64, 16.0, 256), (128, 32.0, 384)]
+    rows = [measured(*case) for case in (cases[2:] if arguments.quick else cases)]
+    print(table(rows))
+    print(keep("info_cost", arguments, {"rows": rows}))
 
 
 if __name__ == "__main__":
