@@ -170,7 +170,8 @@ def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) 
     if photons < _HARDLY_ANY:
         return RefineOptions(sweeps=max(1, round(10 * patience)), step=1.0, momentum=0.0, settling=1.0)
     sweeps = max(1, round((30 if flat else 20) * patience))
-    return RefineOptions(sweeps=sweeps, step=1.0, **({"momentum": 0.0} if photons < _FEW else {}))
+    options = RefineOptions(sweeps=sweeps, step=1.0)
+    return replace(options, momentum=0.0) if photons < _FEW else options
 
 
 def only_noise_is_left(rec: Reconstruction, scan: Scan, device: str = "cpu") -> bool:
