@@ -195,6 +195,15 @@ def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
     ------
     OutputError
         When it cannot be written.
+
+    Examples
+    --------
+    >>> rec = Reconstruction(
+    ...     np.ones((4, 4), np.complex64), np.ones((4, 4), np.float32), np.zeros(2), np.zeros((1, 2)),
+    ...     np.ones((1, 2, 2), np.complex64), residual=0.01,
+    ... )
+    >>> save_reconstruction(rec, "image.npz").name
+    'image.npz'
     """
     path = Path(path)
     arrays: dict[str, Any] = {key: getattr(rec, key) for key in (*_ARRAYS, *_SIGMAS, *_NUMBERS)}
@@ -228,6 +237,15 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
         When there is no such file.
     ScanError
         One line with file and key, when it cannot be used.
+
+    Examples
+    --------
+    >>> rec = Reconstruction(
+    ...     np.ones((4, 4), np.complex64), np.ones((4, 4), np.float32), np.zeros(2), np.zeros((1, 2)),
+    ...     np.ones((1, 2, 2), np.complex64), residual=0.01,
+    ... )
+    >>> load_reconstruction(save_reconstruction(rec, "image.npz")).residual
+    0.01
     """
     path = Path(path)
     if not path.is_file():

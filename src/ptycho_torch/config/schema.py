@@ -37,8 +37,10 @@ def _renamed_groups(n_images: int | None, n_groups: int | None) -> int | None:
 class _Common:
     """What every model has, whichever its generator."""
 
-    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2)
-    gridsize: int = opt(1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16)
+    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2, usual=(32, 64, 128, 256, 512))
+    gridsize: int = opt(
+        1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16, usual=(1, 2, 3, 4)
+    )
     architecture: str = opt("unrolled", "name of the generator: 'unrolled', 'cnn', or one that is installed")
     model_type: Literal["pinn", "supervised"] = opt(
         "pinn", "'pinn' trains through the physics, without labels"
@@ -48,6 +50,7 @@ class _Common:
         "incoherent probe modes of the forward model; default: as many as the scan's probe has",
         ge=1,
         le=64,
+        usual=(1, 2, 3, 4, 5, 8),
     )
 
     generator_options: str = opt(

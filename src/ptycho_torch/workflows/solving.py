@@ -328,14 +328,17 @@ def _sample(hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
 def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
     """Return the scan, each of its frames read once from the file for all that follows, where memory allows.
 
-    Else only those frames are kept that are needed again after the solver: for the residual and the picture.
+    Else only those frames are kept that are needed several times: for the probe, the residual and the picture.
     """
     frames = scan.frames
     if not frames.files:
         return scan
     each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
     needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
-    for which in (np.arange(scan.n_frames), needed):
+    seen = np.flatnonzero(~hidden)
+    if len(seen) > PROBE_FRAMES:
+        seen = seen[innermost(scan.positions[seen], PROBE_FRAMES)]
+    for which in (np.arange(scan.n_frames), np.union1d(seen, needed), needed):
         if each * len(which) <= memory_limit() // _SHARE:
             return replace(scan, frames=RememberedFrames(frames, which))
     return scan
