@@ -244,6 +244,8 @@ def figure(cause: str, rows: Sequence[dict[str, Any]]) -> Figure:
     axes.set(xlabel=label, ylabel="error relative to the object", yscale="log")
     if cause in LOGARITHMIC:
         axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     return made
