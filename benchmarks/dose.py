@@ -38,6 +38,7 @@ RECIPES: dict[str, dict[str, float]] = {
 def run(case: LinesCase, recipe: str, arguments: Any) -> tuple[dict[str, Any], Any]:
     """Trains by one recipe; the score and the tiled amplitude."""
     config = TrainingConfig(
+        init="scratch",
         model=ModelConfig(N=64, gridsize=1),
         overlap_distance=16.0,
         n_groups=512,

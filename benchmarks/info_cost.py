@@ -1,6 +1,6 @@
 """What a frame costs the solvers, in Fourier transforms of a frame: the constants of `ptychopinn info`.
 
-    python benchmarks/info_cost.py
+    python benchmarks/info_cost.py --output benchmarks/results
 
 CPU time on one thread, so that other programs on the machine count for little.
 """
@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from harness import keep, parser, table
+import harness
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
@@ -50,12 +50,12 @@ def measured(size: int, step: float, edge: int) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = parser(__doc__, shared=False).parse_args()
-    torch.set_num_threads(1)
+    arguments = harness.parser(__doc__, shared=False).parse_args()
+    torch.set_num_threads(arguments.threads or 1)
     cases = [(64, 8.0, 256), (64, 16.0, 256), (128, 32.0, 384)]
-    rows = [measured(*case) for case in (cases[2:] if arguments.quick else cases)]
-    print(table(rows))
-    print(keep("info_cost", arguments, {"rows": rows}))
+    rows = [measured(*case) for case in cases[: 1 if arguments.quick else 3]]
+    print(harness.table(rows))
+    print(harness.keep("info_cost", arguments, {"rows": rows}))
 
 
 if __name__ == "__main__":

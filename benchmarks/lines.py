@@ -4,6 +4,8 @@
 
 Four cases (gridsize 1 or 2, probe ideal or experimental), each generator; gridsize 1 trained on
 neighbouring frames (`overlap`) or on single frames (`strict`), inference on single frames in both.
+`--init shipped`: adaptation of the shipped solver in place of training from scratch; the score before it, and
+those of all test frames solved together, come with it (`--set joint_share=0` adapts to groups alone).
 `--refine N`: the test frames' stitched reconstruction after N sweeps, too, under its own name. `--curves`
 draws all results of the output folder into one figure. The definition is that of arXiv 2602.21361, table
 "sim_lines". Training sees frames, positions, the probe and nothing else; the test set is looked at after
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,17 @@ from numpy.typing import NDArray
 
 from harness import keep, parser, table
 from lines_data import LinesCase, make_case, score_image, tile_centres
+from ptycho_torch.bundle.shipped import load_solver, solver_of
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
 from ptycho_torch.model import DiffractionToObject
 from ptycho_torch.physics.patches import merge, region_size
 from ptycho_torch.physics.units import amplitude_normalisation
 from ptycho_torch.reconstruction import reconstruct
-from ptycho_torch.solvers import RefineOptions
+from ptycho_torch.result import Reconstruction
+from ptycho_torch.scan import Scan
+from ptycho_torch.solvers import LearnedOptions, RefineOptions
 from ptycho_torch.solvers.epie import Epie
+from ptycho_torch.solvers.learned import Learned
 from ptycho_torch.training.run import Watch, fit
 
 PAPER = {"1-ideal": 0.620, "1-experimental": 0.904, "2-ideal": 0.952, "2-experimental": 0.968}
@@ -62,6 +69,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     """Trains on the case's frames and scores snapshots of the training."""
     config = TrainingConfig(
         model=ModelConfig(N=64, gridsize=case.gridsize, architecture=arguments.architecture),
+        init=arguments.init,
         overlap=arguments.variant == "overlap",
         overlap_distance=16.0,
         neighbor_count=8,
@@ -83,7 +91,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
         autoencoder: Any, model: DiffractionToObject, used: Any, history: list[dict[str, float]]
     ) -> None:
         state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        snapshots.append((history[-1]["seconds"], state))
+        snapshots.append((history[-1]["seconds"] if history else 0.0, state))
 
     execution = ExecutionConfig(progress=False, threads=arguments.threads, precision=arguments.precision)
     began = time.monotonic()
@@ -91,7 +99,9 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     def row(history: list[dict[str, float]]) -> None:
         print(f"{time.monotonic() - began:7.1f} s  loss {history[-1]['loss']:.5f}", flush=True)
 
-    trained = fit(case.train, config, execution, watch=Watch(on_best=best, on_row=row))
+    trained = fit(
+        runs_of(case.train, arguments.init), config, execution, watch=Watch(on_best=best, on_row=row)
+    )
     model = trained.diffraction_to_obj
     final = model.state_dict()
     curve = []
@@ -102,7 +112,10 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     model.load_state_dict(final)
     patches = predict(model, case)
     done = {"seconds": trained.seconds, **case.score(patches)}
-    refined = None
+    refined, together = None, {}
+    if arguments.init != "scratch":
+        together = together_scores(model, case)
+        print(table([together]), flush=True)
     if arguments.refine:
         refined = refined_score(model, case, arguments.refine)
         print(table([{"": "refined", **refined}]), flush=True)
@@ -111,6 +124,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     return {
         "case": name,
         "variant": arguments.variant if case.gridsize == 1 else "group",
+        "init": arguments.init,
         "architecture": arguments.architecture,
         **done,
         "paper_ssim": PAPER[name],
@@ -118,6 +132,7 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
         "steps": int(trained.history[-1]["step"]),
         "loss": trained.best,
         "refined": refined,
+        **together,
         "twin_mean": case.twin_mean(),
         "curve": [*curve, done],
         "config": arguments.set,
@@ -132,6 +147,34 @@ def refined_score(model: DiffractionToObject, case: LinesCase, sweeps: int) -> d
     height, width = case.truth.shape
     image = np.abs(done.object[y : y + height, x : x + width])
     return {"sweeps": done.sweeps, **score_image(image, case.truth)}
+
+
+def runs_of(scan: Scan, init: str) -> list[Scan]:
+    """The scan, or its runs one by one where they are adapted to, each an object of its own."""
+    if init == "scratch":
+        return [scan]
+    assert scan.scan_index is not None
+    return [
+        replace(scan.select(scan.scan_index == run), scan_index=None) for run in np.unique(scan.scan_index)
+    ]
+
+
+def together_scores(model: DiffractionToObject, case: LinesCase) -> dict[str, float]:
+    """SSIM of all test frames solved together: by the network before and after adaptation, and after 20 sweeps."""
+    found = {}
+    scan = replace(case.test, probe=case.probe)
+    for name, solver in (("shipped", load_solver()), ("adapted", solver_of(model))):
+        rec = Learned("cpu", solver).solve(scan, None, LearnedOptions(update_probe=False))
+        found[f"together, {name}"] = _ssim(rec, case)
+        rec = Epie().solve(scan, rec, RefineOptions(sweeps=20, step=1.0, update_probe=False))
+        found[f"together, {name}, 20 sweeps"] = _ssim(rec, case)
+    return found
+
+
+def _ssim(rec: Reconstruction, case: LinesCase) -> float:
+    x, y = np.rint(case.truth_corner - rec.origin_xy).astype(int)
+    height, width = case.truth.shape
+    return score_image(np.abs(rec.object[y : y + height, x : x + width]), case.truth)["ssim"]
 
 
 def curves(folder: Path) -> Path:
@@ -170,7 +213,8 @@ def curves(folder: Path) -> Path:
 
 
 def _label(name: str, arguments: Any) -> str:
-    return f"{name}-{arguments.architecture}" + ("-strict" if arguments.variant == "strict" else "")
+    more = "" if arguments.init == "scratch" else "-adapted"
+    return f"{name}-{arguments.architecture}" + ("-strict" if arguments.variant == "strict" else "") + more
 
 
 def _figure(case: LinesCase, patches: NDArray[Any], curve: list[dict[str, float]], path: Path) -> None:
@@ -207,6 +251,7 @@ def main() -> None:
     made.add_argument("--architecture", default="unrolled")
     made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     made.add_argument("--minutes", type=float, default=10.0)
+    made.add_argument("--init", default="scratch", help="'scratch', 'shipped' or a bundle")
     made.add_argument("--refine", type=int, default=0, metavar="SWEEPS", help="gridsize 1: also refine")
     made.add_argument("--curves", action="store_true", help="only draw the results in --output")
     made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any training field")

@@ -150,6 +150,7 @@ def main() -> None:
     )
 
     config = TrainingConfig(
+        init="scratch",
         model=ModelConfig(N=scan.N, gridsize=arguments.gridsize),
         max_minutes=arguments.minutes,
         nepochs=100_000,

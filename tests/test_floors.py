@@ -73,6 +73,17 @@ NO_TORCH = (
     "report",
     "bundle.container",
     "bundle.pickles",
+    "live.canvas",
+    "live.intake",
+    "live.opening",
+    "live.options",
+    "live.orientation",
+    "live.outputs",
+    "live.pairing",
+    "live.replay",
+    "live.server",
+    "live.sources",
+    "live.spool",
 )
 FRAMEWORKS = {"torch", "lightning", "torchmetrics", "safetensors"}
 

@@ -23,7 +23,11 @@ def run(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
     with tempfile.TemporaryDirectory() as own:
         notebook = nbformat.read(path, as_version=4)
         client = NotebookClient(
-            notebook, timeout=280, resources={"metadata": {"path": str(folder or own)}}, record_timing=False
+            notebook,
+            timeout=280,
+            startup_timeout=200,
+            resources={"metadata": {"path": str(folder or own)}},
+            record_timing=False,
         )
         client.execute()
     notebook.metadata.pop("language_info", None)

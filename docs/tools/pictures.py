@@ -172,11 +172,11 @@ def solver() -> None:
     scan = star(step=20.0)
     learned = SOLVERS.get("learned")("cpu")
     panels: dict[str, tuple[Scan, Reconstruction]] = {}
-    for count in (1, 2, 4, 7):
+    for count in (1, 2, 5, 10):
         rec = learned.solve(scan, None, LearnedOptions(sweeps=count))
         rec = replace(rec, residual=residual(rec, scan))
         panels[f"{count} iteration{'s' * (count > 1)}"] = scan, rec
-    panels["7, then 20 sweeps"] = solved(scan)
+    panels["10, then 20 sweeps"] = solved(scan)
     side_by_side("solver-iterations", panels)
 
 

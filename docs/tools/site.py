@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ BESIDE = (
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\(\(|\[)(.*?)\\(?:\)|\])\s*</\1>', re.DOTALL)
 _LINK = re.compile(r"(\]\(|\bsrc=\")([^)#\"\s:]+)")
 _WHOLE_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s:]+)\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """A page that the menu in mkdocs.yml does not name yet stands last under Tasks, so that it is found."""
+    named = set(_named(config.nav))
+    tasks = next(entry["Tasks"] for entry in config.nav or [] if "Tasks" in entry)
+    tasks += [path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named]
+    return config
+
+
+def _named(nav: Any) -> Iterator[str]:
+    """Files of a menu, or of a part of one."""
+    if isinstance(nav, str):
+        yield nav
+    for entry in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from _named(entry)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

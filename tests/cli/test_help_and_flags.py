@@ -24,6 +24,8 @@ COMMANDS = (
     "simulate",
     "train",
     "reconstruct",
+    "live",
+    "replay",
     "evaluate",
     "inspect",
     "verify",

@@ -176,7 +176,7 @@ def test_files_that_hold_no_reference(tmp_path: Path) -> None:
         np.ones((1, 16, 16), np.complex64),
     )
     write_scan(scan, tmp_path / "scan.npz")
-    with pytest.raises(ScanError, match="objectGuess: expected in a scan that serves as reference"):
+    with pytest.raises(ScanError, match="objectGuess: missing; a scan serves as reference only with one"):
         load_reference(tmp_path / "scan.npz")
 
 

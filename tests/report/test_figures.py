@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ptycho_torch.errors import OutputError
+from ptycho_torch.evaluation.reference import as_reference
 from ptycho_torch.report.figures import (
+    beside_figure,
     comparison_figure,
     figure_png,
     reconstruction_figure,
@@ -134,6 +137,20 @@ def test_comparison() -> None:
     assert len(figure.axes) == 12
     assert figure.axes[2].get_title() == "Difference, amplitude"
     assert np.abs(figure.axes[2].images[0].get_array()).max() < 1e-5
+    pixels(figure)
+
+
+def test_images_stand_beside_their_truth_on_one_scale() -> None:
+    rec = reconstruction()
+    twice = dataclasses.replace(rec, object=2j * rec.object)
+    figure = beside_figure({"ours": twice, "theirs": rec}, as_reference(rec), "three ways")
+    shown = [axes for axes in figure.axes if axes.images and axes.get_xlabel()]
+    assert [axes.get_title() for axes in shown] == ["truth", "ours", "theirs", "", "", ""]
+    for row in (shown[:3], shown[3:]):
+        assert len({axes.images[0].get_clim() for axes in row}) == 1
+        first = row[0].images[0].get_array()
+        for axes in row[1:]:  # a factor and a phase are free, and taken off
+            assert np.abs(axes.images[0].get_array() - first).max() < 1e-4
     pixels(figure)
 
 

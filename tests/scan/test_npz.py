@@ -216,7 +216,9 @@ def test_bad_input_is_one_line_with_file_key_and_finding(
 def test_a_file_that_is_no_npz_is_refused(content: bytes, tmp_path: Path) -> None:
     for name in ("scan.npz", "scan.dat"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ScanError, match=rf"{name}: expected .* found") as caught:
+        with pytest.raises(
+            ScanError, match=rf"{name}: (expected .* found|not a scan file of a known format)"
+        ) as caught:
             open_scan(tmp_path / name)
         assert "\n" not in str(caught.value)
 

@@ -13,6 +13,7 @@ from ptycho_torch.cli import (
     exporting,
     inferring,
     info,
+    live,
     pretraining,
     simulating,
     training,
@@ -53,5 +54,5 @@ def root(
     """
 
 
-for _room in (info, simulating, training, pretraining, inferring, evaluating, bundles, exporting):
+for _room in (info, simulating, training, pretraining, inferring, live, evaluating, bundles, exporting):
     _room.add_to(app)

@@ -112,30 +112,37 @@ def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Output folder.")] = Path(
         "demo_output"
     ),
-    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Training time in minutes.")] = 2.5,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.05, help="Time of adaptation, minutes.")] = 1.0,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Training steps instead of minutes: the same on every machine."),
+        typer.Option(
+            "--steps", min=1, help="Steps of adaptation instead of minutes: the same on every machine."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed for everything random.")
     ] = 0,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", help="Measured scan to show as well.", show_default=False),
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Do the whole job on simulated data: simulate, train, save, load in a new process, reconstruct, score.
+    """Reconstruct a simulated scan without training, after a minute of adaptation, and by iterative sweeps alone.
 
-    The network is trained on the upper half of a scan, without labels, and reconstructs all of it.
+    All start from the same frames and probe guess. The adapted model is saved, and opened by a new process.
     """
     console = Console(json, quiet)
     from ptycho_torch.workflows.demo import run_demo
 
-    with console.progress("probe") as probe, console.progress("reconstructing") as work:
+    with console.progress("probe") as probe, console.progress("demo") as work:
         done = run_demo(
             output_dir,
             minutes=minutes,
             steps=steps,
             seed=seed,
+            measured=measured,
             show_progress=not console.silent,
             on_probe=lambda sweep, total, residual: probe(sweep, total, f"R {residual:.4f}"),
             on_stage=lambda number, total, text: work(number, total, text),

@@ -36,8 +36,13 @@ ProbeFileOption = Annotated[
     typer.Option("--probe-file", help="File with a probe to use instead of the scan's.", show_default=False),
 ]
 
-ScanArgument = Annotated[
-    Path | None, typer.Argument(help="Scan file; not needed with --resume.", show_default=False)
+ScansArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="SCAN...",
+        help="Scan file, or several to adapt one model to; not needed with --resume.",
+        show_default=False,
+    ),
 ]
 FolderOption = Annotated[
     Path | None,
@@ -64,7 +69,7 @@ ForceFlag = Annotated[bool, typer.Option("--force", help="Replace the run that i
     (ReadingConfig, "Scan file", ()),
 )
 def train(
-    scan: ScanArgument = None,
+    scan: ScansArgument = None,
     output_dir: FolderOption = None,
     config: ConfigOption = None,
     print_config: PrintConfigFlag = False,
@@ -77,7 +82,7 @@ def train(
     quiet: QuietFlag = False,
     flags: Any = None,
 ) -> None:
-    """Train a model on SCAN, without labels, and write the bundle wts.h5.zip.
+    """Adapt the shipped model to SCAN, without labels, or train one from scratch; write the bundle wts.h5.zip.
 
     Beside it come run.json (what the run is of), config.yaml (what was really used), history.csv,
     training.png, training.json and training.html. Flags win over the YAML file, the file over defaults; with
@@ -89,7 +94,7 @@ def train(
     if print_config:
         show_config(settings, execution=execution)
     execution.progress = not console.silent
-    folder, path = _places(scan, output_dir or (None if resume else named), resume, force, settings)
+    folder, paths = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
     from ptycho_torch.workflows import training
 
@@ -98,7 +103,10 @@ def train(
             on_probe=lambda sweep, residual: update(sweep, settings.probe_sweeps, f"R {residual:.4f}")
         )
         done = training.train(
-            training.ScanFile(path, format, measurement, probe_file, reading_options(flags)),
+            [
+                training.ScanFile(path, format, measurement, probe_file, reading_options(flags))
+                for path in paths
+            ],
             folder,
             settings,
             execution,
@@ -135,9 +143,9 @@ def _settings(
 
 
 def _places(
-    scan: Path | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
-) -> tuple[Path, Path]:
-    """The folder to write to and the scan file; with ``resume``, the run's own unless another path is given."""
+    scans: list[Path] | None, folder: Path | None, resume: Path | None, force: bool, settings: TrainingConfig
+) -> tuple[Path, list[Path]]:
+    """The folder to write to and the scan files; with ``resume``, the run's own unless another path is given."""
     if resume is not None and force:
         raise ConfigError("--force cannot be used with --resume, which goes on with the run that is there")
     if resume is not None:
@@ -147,11 +155,11 @@ def _places(
             raise ConfigError(
                 f"--output-dir {folder} cannot be used with --resume {resume}, which goes on in its own folder"
             )
-        return resume, scan or RunFolder(resume).scan_file(None).path
-    path = scan or settings.train_data_file
-    if path is None:
+        return resume, scans or [RunFolder(resume).scan_file(None).path]
+    paths = scans or ([settings.train_data_file] if settings.train_data_file is not None else [])
+    if not paths:
         raise ConfigError("SCAN is required: the scan file to train on")
-    return folder or Path(f"{path.stem}_run"), path
+    return folder or Path(f"{paths[0].stem}_run"), paths
 
 
 def add_to(app: typer.Typer) -> None:

@@ -24,8 +24,9 @@ from ptycho_torch.bundle.container.sidecar import SIDECAR, read_self_test
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.load import load_torch_bundle
 from ptycho_torch.bundle.save import save_torch_bundle
+from ptycho_torch.bundle.shipped import shipped_bundle, solver_of
 from ptycho_torch.compat import parameters
-from ptycho_torch.compat.predictor import Orientation, Predictor, stitched_as_older
+from ptycho_torch.compat.predictor import Orientation, Predictor, image_of, stitched_as_older
 from ptycho_torch.compat.raw_data import RawData
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, set_field
 from ptycho_torch.errors import DataError, Interrupted, OutputError
@@ -155,11 +156,14 @@ def train_cdi_model_torch(
     return results
 
 
-def load_inference_bundle(bundle_dir: str | Path) -> tuple[Predictor, dict[str, Any]]:
+def load_inference_bundle(bundle_dir: str | Path | None = None) -> tuple[Predictor, dict[str, Any]]:
     """Load ``(model, params)``: ``model`` has ``predict`` on channels-last arrays; :func:`save` writes it again.
 
-    ``bundle_dir``: as :func:`~ptycho_torch.bundle.load.load_torch_bundle` takes it; ``params.cfg`` is updated.
+    ``bundle_dir``: as :func:`~ptycho_torch.bundle.load.load_torch_bundle` takes it; default: the bundle that ships
+    with the package, for frames of any size, with the probe that ``ptycho.probe.set_probe_guess`` sets.
+    ``params.cfg`` is updated.
     """
+    bundle_dir = shipped_bundle() if bundle_dir is None else bundle_dir
     module: Any
     module, params = load_torch_bundle(bundle_dir)
     pair = {"autoencoder": Autoencoder(module.core, module.params), "diffraction_to_obj": module}
@@ -285,6 +289,10 @@ def _stitched(
         done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}
         obj = done.reconstruction.object
+    elif (solver := solver_of(model)) is not None:
+        probe = model.probe.detach().cpu().numpy()
+        more["reconstruction"] = image_of(dataclasses.replace(scan, probe=probe), solver)
+        obj = more["reconstruction"].object
     else:
         more["reconstruction"] = reconstruct(
             model, scan, batch_size=batch_size, neighbor_count=settings.neighbor_count, seed=settings.seed

@@ -78,7 +78,18 @@ class TrainingConfig:
     train_data_file: Path | None = opt(None, "scan to train on")
     test_data_file: Path | None = opt(None, "scan to validate on; default: a split of the training scan")
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
-    init: str = opt("scratch", "weights to start from: 'scratch', 'shipped' (the package's own), or a bundle")
+    init: str = opt(
+        "auto",
+        "weights to start from: 'shipped' (the package's own, adapted), 'scratch', or a bundle; 'auto' takes the shipped"
+        " ones unless another network or labels are asked for",
+    )
+    joint_share: float = opt(
+        0.5,
+        "adapting: share of steps in which many frames are solved together and predict others; in the rest, groups of"
+        " gridsize x gridsize frames learn what all frames say of them",
+        ge=0,
+        le=1,
+    )
 
     # groups
     n_groups: int | None = opt(None, "groups drawn per epoch; default: one per frame, at most 2048", ge=1)
@@ -162,7 +173,7 @@ class InferenceConfig:
     seed: int = opt(0, "seed for grouping, and for choosing the frames that are withheld", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal",
-        "4, 7 or 7 iterations of the learned solver; half, one or three times the sweeps that follow",
+        "5, 10 or 16 iterations of the learned solver; half, one or three times the sweeps that follow",
     )
     start: Literal["auto", "learned", "flat"] = opt(
         "auto",

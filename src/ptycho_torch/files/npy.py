@@ -144,7 +144,7 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises
     ------
     ScanNotFoundError
-        When there is no such file.
+        When expected a file; none is there.
     ScanError
         When it is not an NPY file, holds objects, or its size is not what its header says.
     """
@@ -167,7 +167,7 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
             budget.take(header.size)
             return read_data(stream, header, fail)
     except FileNotFoundError as error:
-        raise ScanNotFoundError(f"{printable(path, 1000)}: there is no such file") from error
+        raise ScanNotFoundError(f"{printable(path, 1000)}: expected a file; none is there") from error
     except OSError as error:
         raise ScanError(
             f"{printable(path, 1000)}: cannot be read ({error.strerror or printable(error)})"

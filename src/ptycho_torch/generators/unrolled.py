@@ -26,7 +26,10 @@ from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.patches import Sampler, crop, region_size
 
-__all__ = ["Unrolled"]
+__all__ = ["REGION_FORMS", "Unrolled"]
+
+REGION_FORMS = ("region", "settling")
+"""Forms that solve regions of any number of frames."""
 
 _FEATURES = 7
 
@@ -47,7 +50,7 @@ class Unrolled(Generator):
         super().__init__(config)
         options = self.options
         self.regions: RegionSolver | None = None
-        if options.unrolled_form in ("region", "settling"):
+        if options.unrolled_form in REGION_FORMS:
             self.regions = RegionSolver(
                 options.unrolled_iterations,
                 options.unrolled_physics_steps or 2,
@@ -68,7 +71,7 @@ class Unrolled(Generator):
     @classmethod
     def completed(cls, config: ModelConfig) -> ModelConfig:
         """Choose one step of the physics before each network, for groups three: their frames speak of one object."""
-        if config.unrolled_physics_steps is not None or config.unrolled_form in ("region", "settling"):
+        if config.unrolled_physics_steps is not None or config.unrolled_form in REGION_FORMS:
             return config
         return dataclasses.replace(config, unrolled_physics_steps=1 if config.gridsize == 1 else 3)
 

@@ -31,6 +31,7 @@ from ptycho_torch.scan import Scan
 
 __all__ = [
     "aligned_figure",
+    "beside_figure",
     "comparison_figure",
     "drawable",
     "figure_png",
@@ -381,6 +382,46 @@ def comparison_figure(
     Pixels that are not known in both are masked.
     """
     return aligned_figure(align(as_reference(rec), as_reference(truth), keep=keep))
+
+
+def beside_figure(
+    images: Mapping[str, Reconstruction | Reference], reference: Reference, title: str, name: str = "truth"
+) -> Figure:
+    """Several images of one object beside it, amplitude above phase, all on one scale.
+
+    Parameters
+    ----------
+    images : mapping of str to Reconstruction or Reference
+        By what stands above them.
+    reference : Reference
+        What each is aligned with; it comes first.
+    title : str
+    name : str
+        What stands above the reference.
+    """
+    pairs = {label: align(as_reference(rec), reference) for label, rec in images.items()}
+    first = next(iter(pairs.values()))
+    shown = [(name, first.reference, first), *((label, both.image, both) for label, both in pairs.items())]
+    part = _trim(first.region)
+    known = first.reference[first.region]
+    low, high = _limits(np.abs(known))
+    spread, centre = (low - 0.1 * (high - low), high + 0.1 * (high - low)), np.sum(known)
+    round_ = _phase_limits(np.angle(known * np.conj(centre)))
+    tall = float(np.clip((part[0].stop - part[0].start) / (part[1].stop - part[1].start), 0.4, 1.6))
+    figure = _new(3.6 * len(shown), 1.0 + 5.2 * tall)
+    figure.suptitle(drawable(title), fontsize=11, parse_math=False)
+    for column, (label, values, both) in zip(figure.subplots(2, len(shown)).T, shown, strict=True):
+        part = _trim(both.region)
+        extent, mask, cut = _extent(both.origin_xy, part), both.region[part], values[part]
+        phase = np.angle(cut * np.conj(centre))
+        for axes, image, limits, unit, cmap in (
+            (column[0], np.abs(cut), spread, "amplitude", "gray"),
+            (column[1], phase, round_, "phase (rad)", _phase_map(round_)),
+        ):
+            above = label if unit == "amplitude" else ""
+            _panel(axes, image, mask, extent, title=above, label=unit, cmap=cmap, limits=limits)
+            _scale_bar(axes, extent)
+    return figure
 
 
 def aligned_figure(both: Aligned) -> Figure:

@@ -71,7 +71,7 @@ class H5File:
         self, path: Path, external: bool = False, checked: dict[tuple[Path, str], bool] | None = None
     ) -> None:
         if not path.is_file():
-            raise ScanError(f"{path}: there is no such regular file")
+            raise ScanError(f"{path}: expected a regular file; none is there")
         self.path, self.external = path, external
         self.linked: list[Path] = []
         self._files: dict[Path, Any] = {}

@@ -203,7 +203,9 @@ def _good_pixels(found: Found, whole: Cut, cut: Cut, where: str) -> NDArray[np.b
     bad = (found.bad_pixels != 0)[cut.rows, cut.columns]
     bad = bad.reshape(cut.size, cut.bin, cut.size, cut.bin).any((1, 3))  # a sum with a bad pixel is no sum
     if bad.all():
-        raise ScanError(f"{where}: {name}: every pixel is marked bad; nonzero marks a bad pixel")
+        raise ScanError(
+            f"{where}: {name}: expected some good pixels; every one is marked bad (nonzero marks a bad pixel)"
+        )
     return ~bad if bad.any() else None
 
 

@@ -41,11 +41,11 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     ScanNotFoundError
         When there is no such file.
     ScanError
-        When it holds no positions.
+        When it expected positions; it holds none.
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: there is no such file; expected one with positions")
+        raise ScanNotFoundError(f"{path}: expected a file with positions; no regular file is there")
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(SIGNATURE):
@@ -59,7 +59,7 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     else:
         found = _from_text(path)
     if not len(found[0]):
-        raise ScanError(f"{path}: holds no positions")
+        raise ScanError(f"{path}: expected positions; it holds none")
     return found
 
 

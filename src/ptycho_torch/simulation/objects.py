@@ -98,7 +98,7 @@ def load_object(path: str | Path) -> Complex:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: there is no such file; expected one with an object")
+        raise ScanNotFoundError(f"{path}: expected a file with an object; no regular file is there")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         with Archive(path) as archive:

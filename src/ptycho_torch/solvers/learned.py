@@ -101,7 +101,7 @@ class Learned(Solver):
             sweeps=settings.sweeps,
             solver="learned",
             seconds=round(time.monotonic() - began, 4),
-            provenance=provenance_of(scan, seed=settings.seed),
+            provenance=provenance_of(scan),
         )
 
 

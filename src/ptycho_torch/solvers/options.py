@@ -17,13 +17,12 @@ class SolverOptions:
     --------
     >>> from ptycho_torch.config import config_fields
     >>> sorted(config_fields(SolverOptions))
-    ['seed', 'sweeps', 'update_positions', 'update_probe']
+    ['sweeps', 'update_positions', 'update_probe']
     """
 
     sweeps: int = opt(20, "maximum number of passes over all frames", ge=1, le=100_000)
     update_probe: bool = opt(True, "solve for the probe as well")
     update_positions: bool = opt(False, "solve for the positions as well")
-    seed: int = opt(0, "seed of the order of the frames", ge=0)
 
 
 @dataclass
@@ -31,6 +30,7 @@ class RefineOptions(SolverOptions):
     """Settings of the package's own iterative solver, :mod:`ptycho_torch.solvers.epie`."""
 
     minutes: float | None = opt(None, "maximum time in minutes; default: as long as the sweeps take", ge=0)
+    seed: int = opt(0, "seed of the order of the frames", ge=0)
     tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
     batch_size: int = opt(8, "frames in a mini-batch", ge=1)
     step: float | None = opt(
@@ -77,6 +77,7 @@ class RefineOptions(SolverOptions):
 class EngineOptions(SolverOptions):
     """Settings of pty-chi's engines; all others are pty-chi's defaults."""
 
+    seed: int = opt(0, "seed of the order of the frames", ge=0)
     batch_size: int = opt(96, "frames in a mini-batch", ge=1)
 
 

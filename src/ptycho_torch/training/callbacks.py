@@ -19,7 +19,7 @@ from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.state import optimiser_tensors, restore_optimiser, save_state
 from ptycho_torch.training.stopping import Stopping
 
-__all__ = ["GracefulStop", "Keeper", "ProgressBar", "Watch"]
+__all__ = ["Bar", "GracefulStop", "Keeper", "ProgressBar", "Watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +179,8 @@ class GracefulStop(lightning.Callback):
         self.stopping.defer(stop)
 
 
-class ProgressBar(lightning.Callback):
-    """One line for the whole run: part of the budget, loss, time left."""
+class Bar:
+    """One line for a whole run: part of the budget, loss, time left."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -191,6 +191,27 @@ class ProgressBar(lightning.Callback):
             TimeRemainingColumn(),
         )
         self._task = self._bar.add_task("training", total=1.0, text="")
+
+    def start(self) -> None:
+        """Show it."""
+        self._bar.start()
+
+    def show(self, progress: float, loss: float) -> None:
+        """Tell the part that is done, and the latest loss."""
+        self._bar.update(self._task, completed=progress, text=f"loss {loss:.5g}")
+
+    def stop(self, done: bool = True) -> None:
+        """Leave it as it stands, or at its end."""
+        if done:
+            self._bar.update(self._task, completed=1.0)
+        self._bar.stop()
+
+
+class ProgressBar(lightning.Callback):
+    """A :class:`Bar` for Lightning's trainer."""
+
+    def __init__(self) -> None:
+        self._bar = Bar()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._bar.start()
@@ -205,16 +226,13 @@ class ProgressBar(lightning.Callback):
     ) -> None:
         assert isinstance(pl_module, PtychoModule)
         if batch_idx % 5 == 0:
-            self._bar.update(
-                self._task, completed=pl_module.progress, text=f"loss {float(outputs['loss']):.5g}"
-            )
+            self._bar.show(pl_module.progress, float(outputs["loss"]))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, PtychoModule)
-        self._bar.update(self._task, completed=1.0)
         self._bar.stop()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        self._bar.stop()
+        self._bar.stop(done=False)

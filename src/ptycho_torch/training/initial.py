@@ -9,14 +9,34 @@ from torch import Tensor
 from ptycho_torch.bundle.contents import read_bundle
 from ptycho_torch.bundle.rebuild import load_model
 from ptycho_torch.bundle.shipped import shipped_bundle
-from ptycho_torch.config import TrainingConfig
+from ptycho_torch.config import ModelConfig, TrainingConfig, UnrolledOptions
 from ptycho_torch.errors import DataError
 from ptycho_torch.generators import Generator
 from ptycho_torch.model import DiffractionToObject
 
-__all__ = ["initial_weights", "load_initial"]
+__all__ = ["chosen_init", "initial_weights", "load_initial"]
 
 Weights = dict[str, Tensor]
+
+
+def chosen_init(config: TrainingConfig) -> str:
+    """Return ``config.init``; "auto" is "shipped" unless the configuration asks for what that has not.
+
+    That is another generator or size of network, labels, a smoothed or masked probe.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import ModelConfig
+    >>> chosen_init(TrainingConfig()), chosen_init(TrainingConfig(model=ModelConfig(architecture="cnn")))
+    ('shipped', 'scratch')
+    """
+    if config.init != "auto":
+        return config.init
+    own = [f.name for f in dataclasses.fields(UnrolledOptions)]
+    own += ["architecture", "model_type", "generator_options", "gaussian_smoothing_sigma", "probe_mask"]
+    plain = ModelConfig()
+    asked = [name for name in own if getattr(config.model, name) != getattr(plain, name)]
+    return "scratch" if asked else "shipped"
 
 
 def initial_weights(config: TrainingConfig) -> tuple[TrainingConfig, Weights | None]:
@@ -26,13 +46,15 @@ def initial_weights(config: TrainingConfig) -> tuple[TrainingConfig, Weights | N
     ----------
     config : TrainingConfig
         ``init`` "scratch": as it is, without weights. "shipped" or a bundle's path: what the network is comes
-        from there; frame size, group size and probe modes stay.
+        from there; frame size, group size and probe modes stay. "auto": one of the first two, see
+        :func:`chosen_init`.
 
     Raises
     ------
     BundleError
         When the bundle cannot be opened.
     """
+    config = dataclasses.replace(config, init=chosen_init(config))
     if config.init == "scratch":
         return config, None
     path = shipped_bundle() if config.init == "shipped" else config.init

@@ -20,7 +20,7 @@ from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers.epie import refine
 from ptycho_torch.solvers.options import RefineOptions
 
-__all__ = ["Illumination", "Measured", "illuminate", "measure", "subsample", "with_modes"]
+__all__ = ["Illumination", "Measured", "illuminate", "measure", "overlaps", "subsample", "with_modes"]
 
 logger = logging.getLogger(__name__)
 _REFINE_FRAMES = 512
@@ -94,7 +94,7 @@ def illuminate(
     """
     probe = normalise_probe(_guess(scan, config))
     residuals: list[float] = []
-    if config.probe == "refine" and config.probe_trainable and _overlaps(scan, scan.N):
+    if config.probe == "refine" and config.probe_trainable and overlaps(scan, scan.N):
         chosen = innermost(scan.positions, _REFINE_FRAMES)
         frames = np.asarray(scan.frames[chosen], dtype=np.float32) * np.float32(measured.normalisation)
         refined = refine(
@@ -128,8 +128,8 @@ def _guess(scan: Scan, config: TrainingConfig) -> NDArray[np.complex64]:
     return default_probe(scan.N, config.model.probe_modes or 1)
 
 
-def _overlaps(scan: Scan, size: int) -> bool:
-    """Whether frames overlap enough (neighbours within N/2) for a probe to be told from an object."""
+def overlaps(scan: Scan, size: int) -> bool:
+    """Return whether frames overlap enough (neighbours within N/2) for a probe to be told from an object."""
     from scipy.spatial import cKDTree
 
     if len(scan.positions) < 9:

@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import time
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import DataError, Interrupted, TrainingError
+from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
+from ptycho_torch.generators.unrolled import REGION_FORMS
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair
 from ptycho_torch.scan import Scan
+from ptycho_torch.training.adapt import adapt
 from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, Watch
 from ptycho_torch.training.checks import checked
 from ptycho_torch.training.data import GroupData
@@ -27,6 +30,7 @@ from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure
 from ptycho_torch.training.state import RESUME_NAME, load_state
+from ptycho_torch.training.trained import Trained
 
 __all__ = ["Trained", "Watch", "fit"]
 
@@ -36,32 +40,8 @@ logger = logging.getLogger(__name__)
 State = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 
 
-@dataclass
-class Trained:
-    """A trained pair, sharing weights, and how it came about. ``signal``: the one that ended it early, if any."""
-
-    autoencoder: Autoencoder
-    diffraction_to_obj: DiffractionToObject
-    config: TrainingConfig
-    history: list[dict[str, float]]
-    best: float
-    seconds: float
-    signal: int | None = None
-    probe_residuals: list[float] = field(default_factory=list)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal ended the run early."""
-        return self.signal is not None
-
-    @property
-    def models(self) -> dict[str, torch.nn.Module]:
-        """The pair as ``save_torch_bundle`` takes it."""
-        return {"autoencoder": self.autoencoder, "diffraction_to_obj": self.diffraction_to_obj}
-
-
 def fit(
-    scan: Scan,
+    scan: Scan | Sequence[Scan],
     config: TrainingConfig,
     execution: ExecutionConfig | None = None,
     *,
@@ -74,7 +54,9 @@ def fit(
 
     Parameters
     ----------
-    scan, validation : Scan
+    scan : Scan, or sequence of Scan
+        Several where a region solver is adapted, see :mod:`ptycho_torch.training.adapt`.
+    validation : Scan, optional
         Losses are measured on ``validation``; default: on a part of the scan's frames.
     config : TrainingConfig
         ``config.model.N`` of 0 takes the frames' size.
@@ -94,9 +76,25 @@ def fit(
         ends after the current step.
     """
     watch, execution = watch or Watch(), execution or ExecutionConfig()
+    scans = [scan] if isinstance(scan, Scan) else list(scan)
     with watch.stopping:
         config, initial = initial_weights(config)
-        config, scan = checked(scan, config, execution, validation)
+        config, scan = checked(scans[0], config, execution, None if initial is not None else validation)
+        if initial is not None and config.model.unrolled_form in REGION_FORMS:
+            return adapt(
+                [scan, *scans[1:]],
+                config,
+                initial,
+                execution,
+                validation=validation,
+                workdir=workdir,
+                resume=resume,
+                watch=watch,
+            )
+        if len(scans) > 1:
+            raise ConfigError(
+                f"--init {config.init}: expected one scan to train on, found {len(scans)}; several are for --init shipped"
+            )
         state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
         return _Run(scan, config, execution, validation, workdir, watch, state, initial).done()
 

@@ -260,7 +260,7 @@ def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Lis
 def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
     bf16 = job.execution.precision == "bf16"
     if job.network.solver is not None:
-        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16, seed=job.config.seed)
+        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
         return solve(seen, job.network, options, device=job.device, progress=listeners.groups)
     return predict(
         job.network.model,

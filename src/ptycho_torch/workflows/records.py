@@ -35,6 +35,7 @@ def provenance_of(scan: Scan, config: TrainingConfig, history: History, seconds:
     last = history[-1] if history else {}
     return {
         "training_data": described(scan),
+        "init": config.init,
         "seed": config.seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seconds": round(seconds, 3),

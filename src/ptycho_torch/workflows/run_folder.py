@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,8 +171,15 @@ class RunFolder:
                 " folder, or give --force to begin anew in its place"
             )
 
-    def begin(self, scan: Scan, file: ScanFile | None, validation: Scan | None, seed: int) -> None:
-        """Clear away what an earlier run left, and write ``run.json``."""
+    def begin(
+        self,
+        scan: Scan,
+        file: ScanFile | None,
+        validation: Scan | None,
+        seed: int,
+        more: Sequence[tuple[ScanFile | None, Scan]] = (),
+    ) -> None:
+        """Clear away what an earlier run left, and write ``run.json``; ``more``: further scans of the run."""
         for name in _MINE:
             (self.path / name).unlink(missing_ok=True)
         path = None if file is None else str(file.path.resolve())
@@ -185,6 +192,10 @@ class RunFolder:
             "reading": {} if file is None else _plain(file.options),
             **identity(scan),
             "validation": None if validation is None else identity(validation),
+            "more": [
+                {"scan": None if other is None else str(other.path.resolve()), **identity(each)}
+                for other, each in more
+            ],
             "seed": seed,
             "versions": {"package": __version__, "python": platform.python_version()},
         }
@@ -234,7 +245,14 @@ class RunFolder:
         options = {**said.get("reading", {}), **given.options}
         return ScanFile(given.path, said.get("format"), said.get("measurement", "auto"), probe, options)
 
-    def check_same(self, scan: Scan, validation: Scan | None = None) -> None:
+    def more_files(self, file: ScanFile) -> list[ScanFile]:
+        """Return the run's further scans, read as ``file``, its first one."""
+        paths = [each["scan"] for each in self.said().get("more", [])]
+        if None in paths:
+            raise DataError(f"{self.path}: one of the run's scans was no file; give all of them again")
+        return [replace(file, path=Path(path)) for path in paths]
+
+    def check_same(self, scan: Scan, validation: Scan | None = None, more: Sequence[Scan] = ()) -> None:
         """Compare scans with those that the run is of.
 
         Raises
@@ -249,6 +267,9 @@ class RunFolder:
         other = None if validation is None else identity(validation)
         if said.get("validation") != other:
             self._refuse("validation scan", said.get("validation"), other)
+        kept = [{k: v for k, v in each.items() if k != "scan"} for each in said.get("more", [])]
+        if kept != (others := [identity(each) for each in more]):
+            self._refuse("further scans", kept, others)
 
     def _refuse(self, name: str, expected: object, found: object) -> None:
         raise DataError(

@@ -56,6 +56,8 @@ _HARDLY_ANY = 1.0
 """Photons per pixel of a frame below which sweeps get no momentum, and below which they stop early or are left out."""
 _NOISE = 1.5
 """Times the noise of counts up to which a learned image has nothing left to be explained by sweeps."""
+_ALIKE = 0.5
+"""Correlation of two probes above which they are taken for one beam."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
 
@@ -196,12 +198,12 @@ def solve(
 ) -> Reconstruction:
     """Solve a scan with a network's region solver.
 
-    It begins from the bundle's probe where that fits. Else some sweeps of ``epie`` first bring the scan's guess of
+    It begins from the bundle's probe where that is of the same beam. Else some sweeps of ``epie`` first bring the scan's guess of
     the probe nearer: a wrong one is what sweeps mend best, and what the network is most easily misled by.
     """
     assert network.solver is not None
     options = options or LearnedOptions()
-    if network.probe is not None and network.probe.shape[-1] == scan.N:
+    if network.probe is not None and _same_beam(scan, network.probe):
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
     else:
         scan = with_probe(scan)
@@ -217,6 +219,15 @@ def _probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))
     options = replace(polishing(True, photons=photons_per_pixel(scan)), sweeps=PROBE_SWEEPS)
     return SOLVERS.get("epie")(device).solve(part, None, options).probe
+
+
+def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
+    """Whether a probe is a better known form of a scan's guess, or all there is, and not another one."""
+    if probe.shape[-1] != scan.N or scan.probe is None:
+        return probe.shape[-1] == scan.N
+    mine, other = scan.probe[0], probe[0]
+    alike = abs(np.vdot(mine, other)) / max(float(np.linalg.norm(mine) * np.linalg.norm(other)), 1e-30)
+    return bool(alike > _ALIKE)
 
 
 def with_probe(scan: Scan) -> Scan:

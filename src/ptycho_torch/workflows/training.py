@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+Given: TypeAlias = Scan | ScanFile | str | Path
+"""A scan, or where it is."""
+
+
 @dataclass
 class TrainingOutputs:
     """A trained pair, the bundle's path, all files by name, and what ``training.json`` says."""
@@ -47,7 +51,7 @@ class TrainingOutputs:
 
 
 def train(
-    scan: Scan | ScanFile | str | Path | None,
+    scan: Given | Sequence[Given] | None,
     output_dir: str | Path,
     config: TrainingConfig | None = None,
     execution: ExecutionConfig | None = None,
@@ -61,8 +65,9 @@ def train(
 
     Parameters
     ----------
-    scan : Scan, ScanFile, path or None
-        None with ``resume``: the run's own scan, read as it was.
+    scan : Scan, ScanFile, path, a sequence of them, or None
+        Several where the shipped solver or a bundle of one is adapted; the model's frame size, probe and scale are
+        those of the first. None with ``resume``: the run's own, read as they were.
     output_dir : str or Path
     config : TrainingConfig, optional
         Default: defaults, with the frames' own size.
@@ -104,8 +109,9 @@ def train(
     if not resume:
         folder.check_free(force)
     with _saying_what_exists(folder), watch.stopping:
-        file, data, held_out = _opened(folder, scan, validation, config, resume)
-        job = _Job(folder, data, file, held_out, execution or ExecutionConfig(), resume)
+        scans = _opened(folder, scan, resume)
+        held_out = _validation(scans[0][0], validation, config)
+        job = _Job(folder, scans, held_out, execution or ExecutionConfig(), resume)
         return job.done(config, force, watch)
 
 
@@ -118,29 +124,38 @@ def _saying_what_exists(folder: RunFolder) -> Iterator[None]:
 
 
 def _opened(
-    folder: RunFolder,
-    scan: Scan | ScanFile | str | Path | None,
-    validation: Scan | str | Path | None,
-    config: TrainingConfig | None,
-    resume: bool,
-) -> tuple[ScanFile | None, Scan, Scan | None]:
-    """The scan, the file it came from where there is one, and the scan for validation."""
-    file = ScanFile(Path(scan)) if isinstance(scan, str | Path) else scan
-    if resume and not isinstance(file, Scan):
-        file = folder.scan_file(file)
-    if file is None:
+    folder: RunFolder, given: Given | Sequence[Given] | None, resume: bool
+) -> list[tuple[ScanFile | None, Scan]]:
+    """The scans, each with the file it came from where there is one."""
+    parts: list[Given] = [] if given is None else [given] if isinstance(given, Given) else list(given)
+    found = [ScanFile(Path(part)) if isinstance(part, str | Path) else part for part in parts]
+    first = found[0] if found else None
+    if resume and not isinstance(first, Scan):
+        own = folder.scan_file(first)
+        found = [own, *(found[1:] or folder.more_files(own))]
+    if not found:
         raise DataError("scan: there is none to train on; give a scan, or resume=True in the folder of a run")
-    data = file if isinstance(file, Scan) else file.open()
+    scans: list[tuple[ScanFile | None, Scan]] = [
+        (None, part) if isinstance(part, Scan) else (part, part.open()) for part in found
+    ]
+    for _, scan in scans:
+        scan.require_one_run()
+    return scans
+
+
+def _validation(
+    file: ScanFile | None, validation: Scan | str | Path | None, config: TrainingConfig | None
+) -> Scan | None:
+    """The scan for validation, read with the same part of the detector as ``file``."""
     if validation is None and config is not None:
         validation = config.test_data_file
     if validation is not None and not isinstance(validation, Scan):
-        options = {} if isinstance(file, Scan) else file.options
+        options = {} if file is None else file.options
         detector = {name: options[name] for name in ("external", "crop", "bin") if name in options}
         validation = ScanFile(Path(validation), options=detector).open()
-    for each in (data, validation):
-        if each is not None:
-            each.require_one_run()
-    return (None if isinstance(file, Scan) else file), data, validation
+    if validation is not None:
+        validation.require_one_run()
+    return validation
 
 
 @dataclass
@@ -148,22 +163,26 @@ class _Job:
     """One run and its folder: what is written at the start, at every improvement, at the end."""
 
     folder: RunFolder
-    scan: Scan
-    file: ScanFile | None
+    scans: list[tuple[ScanFile | None, Scan]]
     validation: Scan | None
     execution: ExecutionConfig
     resume: bool
     group: Group | None = None
 
+    @property
+    def scan(self) -> Scan:
+        """The first one, whose frame size, probe and scale are the model's."""
+        return self.scans[0][1]
+
     def done(self, config: TrainingConfig | None, force: bool, watch: Watch) -> TrainingOutputs:
         """Train with the folder in hand, and write everything."""
         with self.folder.held():
             if self.resume:
-                self.folder.check_same(self.scan, self.validation)
+                self.folder.check_same(self.scan, self.validation, [scan for _, scan in self.scans[1:]])
             else:
                 self.folder.check_free(force)
             trained = fit(
-                self.scan,
+                [scan for _, scan in self.scans],
                 self.settled(config),
                 self.execution,
                 validation=self.validation,
@@ -179,8 +198,8 @@ class _Job:
             config = TrainingConfig()
             config.model.N = 0
         config = dataclasses.replace(config, output_dir=self.folder.path)
-        if self.file is not None:
-            config.train_data_file = self.file.path.resolve()
+        if self.scans[0][0] is not None:
+            config.train_data_file = self.scans[0][0].path.resolve()
         elif self.scan.source is not None:
             config.train_data_file = Path(self.scan.source.path).resolve()
         if config.test_data_file is not None:
@@ -190,7 +209,8 @@ class _Job:
     def begin(self, config: TrainingConfig) -> None:
         """All checks are passed: write what the run is, and with which configuration."""
         if not self.resume:
-            self.folder.begin(self.scan, self.file, self.validation, config.seed)
+            file, scan = self.scans[0]
+            self.folder.begin(scan, file, self.validation, config.seed, self.scans[1:])
         write_text_atomic(self.folder.path / CONFIG_NAME, to_yaml(config, execution=self.execution))
 
     def keep(
@@ -209,9 +229,15 @@ class _Job:
             {"autoencoder": autoencoder, "diffraction_to_obj": diffraction_to_obj},
             self.folder.path / BUNDLE_NAME,
             config,
-            provenance=provenance_of(self.scan, config, history, seconds),
+            provenance=self.provenance(config, history, seconds),
             self_test=(x * np.float32(autoencoder.intensity_scale), offsets),
         )
+
+    def provenance(self, config: TrainingConfig, history: History, seconds: float) -> dict[str, Any]:
+        """Where the model comes from, all scans named."""
+        more = [described(scan) for _, scan in self.scans[1:]]
+        said = provenance_of(self.scan, config, history, seconds)
+        return said | ({"more_training_data": more} if more else {})
 
     def end(self, trained: Trained) -> TrainingOutputs:
         """Write everything there is to say about the run."""
@@ -227,7 +253,7 @@ class _Job:
             "interrupted": trained.interrupted,
             "intensity_scale": trained.autoencoder.intensity_scale,
             "probe_residual": trained.probe_residuals[-1] if trained.probe_residuals else None,
-            "provenance": provenance_of(self.scan, trained.config, trained.history, trained.seconds),
+            "provenance": self.provenance(trained.config, trained.history, trained.seconds),
         }
         files = write_records(self.folder.path, self.scan, trained, self.execution, metrics)
         return TrainingOutputs(trained, files["bundle"], files, metrics)

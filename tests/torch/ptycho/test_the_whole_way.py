@@ -12,9 +12,12 @@ from small import correlation, small_config, small_scan
 
 import ptycho.loader
 import ptycho.params
+import ptycho.probe
 import ptycho.workflows.components as components
 from ptycho.raw_data import RawData
+from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.compat import jobs, parameters
+from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import DataError, OutputError
 from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan.product import HALF_PIXEL
@@ -111,6 +114,51 @@ def test_without_a_test_scan_there_is_no_picture(tmp_path: Path) -> None:
     assert phase is None
     components.save_outputs(amplitude, phase, results, tmp_path)
     assert not list(tmp_path.glob("*.png"))
+
+
+def on_guess(patches: np.ndarray, places: np.ndarray) -> float:
+    """Correlation of what patches give with the truth, where both lie."""
+    inner = (slice(16, -16), slice(16, -16))
+    image = np.squeeze(ptycho.tf_helper.reassemble_position(patches, places))
+    return correlation(image[inner], SCAN.object_guess[inner])
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_no_model_is_the_shipped_one_and_solves_all_frames_together(gridsize: int) -> None:
+    """It is for frames of any size, and begins with the probe that the script sets."""
+    model, params = components.load_inference_bundle(None)
+    assert params["N"] != SCAN.N
+    data = raw().generate_grouped_data(32, K=7, nsamples=1, gridsize=gridsize)
+    container = ptycho.loader.load(lambda: data, SCAN.probe, which=None, create_split=False)
+    inputs = [container.X * params["intensity_scale"], container.local_offsets]
+    with pytest.raises(DataError, match="set_probe_guess"):
+        model.predict(inputs)
+    ptycho.probe.set_probe_guess(None, SCAN.probe[0])
+    patches = model.predict(inputs)
+    assert patches.shape == (SCAN.n_frames, 32, 32, 1)
+    alone = np.array(patches)  # plain, as a script may keep them
+    together = on_guess(patches, container.global_offsets)
+    assert together > 0.99
+    assert together > on_guess(alone, container.global_offsets)
+    # Patches that a script has changed, or some of them only, are what it gets.
+    changed = (
+        on_guess(patches * 1, container.global_offsets),
+        on_guess(2j * patches, container.global_offsets),
+    )
+    assert changed[0] == pytest.approx(together, abs=1e-6)
+    assert changed[1] < together
+    assert on_guess(patches[:30], container.global_offsets[:30]) < together
+
+
+def test_training_without_a_word_adapts_the_shipped_model(tmp_path: Path) -> None:
+    config = TrainingConfig(max_minutes=None, max_steps=1, probe_sweeps=2, output_dir=tmp_path)
+    config.model.N = 32
+    amplitude, _, results = components.run_cdi_example(raw(), raw(), config)
+    assert results["trained"].config.init == "shipped"
+    assert results["trained"].config.model.unrolled_form == "settling"
+    assert amplitude.shape == results["reconstruction"].object.shape
+    ptycho.model_manager.save(tmp_path / "out")
+    assert verify_bundle(tmp_path / "out").exit_status == 0
 
 
 def test_plain_arrays_are_stitched_by_their_middle() -> None:

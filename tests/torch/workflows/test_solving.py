@@ -7,21 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptycho_torch.bundle.shipped import shipped_bundle
+from ptycho_torch.bundle.shipped import load_solver, shipped_bundle
 from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleNotFoundError
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers import SOLVERS
+from ptycho_torch.solvers import SOLVERS, LearnedOptions
 from ptycho_torch.uncertainty import relative_error
 from ptycho_torch.workflows.solving import (
+    Network,
     kept_back,
     only_noise_is_left,
     photons_per_pixel,
     polishing,
     reconstruct,
+    solve,
     starts_flat,
 )
 
@@ -60,6 +62,27 @@ def test_a_scan_that_nobody_trained_on(step: float) -> None:
     assert image.solver == "epie"
     assert image.residual is not None
     assert image.residual < 0.01
+
+
+def test_a_bundles_probe_is_used_for_its_own_beam_only() -> None:
+    """A better known form of the guess is where to begin; the probe of another beamline would spoil everything."""
+    scan = scan_of(8.0)
+    assert scan.probe is not None
+    better = scan.probe * np.exp(0.2j * np.linspace(-1, 1, SIZE))
+    stranger = np.roll(scan.probe, SIZE // 2, -1)
+    solver = load_solver()
+    with_own, with_better, with_stranger = (
+        solve(scan, Network(solver, None, probe, ""), LearnedOptions(sweeps=1, update_probe=False))
+        for probe in (None, better, stranger)
+    )
+    assert not np.allclose(with_better.probe, with_own.probe, atol=1e-3 * abs(with_own.probe).max())
+    assert np.allclose(with_stranger.probe, with_own.probe)
+    nothing = solve(
+        replace(scan, probe=None),
+        Network(solver, None, better, ""),
+        LearnedOptions(sweeps=1, update_probe=False),
+    )
+    assert np.allclose(nothing.probe, with_better.probe)
 
 
 def test_the_learned_image_alone_is_an_image() -> None:

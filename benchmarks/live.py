@@ -1,0 +1,172 @@
+"""The `live` benchmark: frames from each source through pairing onto the canvas, with the faults that streams have.
+
+    python benchmarks/live.py
+
+10,000 frames of 128 x 128 counts through each source, sender and receiver on the same cores: positions come 5 s later or
+earlier than their frames, out of order, 1 % of the frames dropped and 1 % sent twice. `solver` is `flat`, which solves nothing
+and shows what everything around a solver takes, or `learned`. `rate` is frames a second as they were sent, `taken` as
+fast as regions were solved and stitched; `CPU ms a frame` is what the receiving process took for everything, waits for other
+programs on the machine not counted; `unaccounted` frames were received and neither used nor refused, and `wrong` pairs have another
+frame's pixels or position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import keep, parser, table
+from ptycho_torch.bundle.shipped import load_solver
+from ptycho_torch.live.engines import FlatEngine, LearnedEngine
+from ptycho_torch.live.growing import Growing
+from ptycho_torch.live.intake import Intake
+from ptycho_torch.live.replay import ReplayOptions, Stream, replay, stored_frames
+from ptycho_torch.live.session import Ending, Session
+from ptycho_torch.live.sources import SOURCES, SourceOptions
+from ptycho_torch.live.spool import Spool
+from ptycho_torch.scan import Scan
+from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+
+KINDS = ("simplon2", "simplon1", "pva", "swmr", "folder")
+SAMPLES = 4
+_DISTINCT = 500
+
+
+def scan_of(count: int, size: int, seed: int) -> Scan:
+    """A jittered grid over a random object; the frames repeat, each with its own number in its first pixels."""
+    edge = size + 6 * int(np.ceil(np.sqrt(count)))
+    obj = make_object("grf", edge, seed)
+    positions = make_positions("grid", obj.shape, size, count=count, jitter=1.0, seed=seed)
+    some = simulate_scan(obj, make_probe("zoneplate", size), positions[:_DISTINCT], photons=1e5, seed=seed)
+    counts = np.resize(np.rint(np.square(np.asarray(some.frames))), (count, size, size))
+    counts[:, 0, :2] = np.stack(np.divmod(np.arange(count), 250), 1)
+    return replace(some, frames=np.sqrt(counts).astype(np.float32), positions=positions, object_guess=None)
+
+
+def addresses(kind: str, folder: Path) -> tuple[str, str | None]:
+    named = {
+        "swmr": str(folder / "scan.h5"),
+        "folder": str(folder / "in"),
+        "pva": "pva://127.0.0.1:5976/BENCH:IMAGE",
+    }
+    return named.get(kind, "tcp://127.0.0.1:59990"), None if kind in (
+        "swmr",
+        "folder",
+    ) else "pull+tcp://127.0.0.1:59991"
+
+
+def send(scan: Scan, kind: str, folder: Path, options: ReplayOptions) -> None:
+    frames, places = addresses(kind, folder)
+    replay(scan, kind, frames, options, positions_to=places)
+
+
+def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str, Any]:
+    """Replay a scan through a source; the sender is a process of its own, as a detector is."""
+    plan = Stream.of(scan.n_frames, options)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frames, places = addresses(kind, folder)
+        # The sender first: p4p's threads do not survive a fork.
+        sender = get_context("fork").Process(target=send, args=(scan, kind, folder, options))
+        sender.start()
+        sources = [SOURCES.get(kind)(frames, SourceOptions(poll=0.02))]
+        if places is not None:
+            sources.append(SOURCES.get("panda")(places, SourceOptions(samples=SAMPLES)))
+        intake = Intake(Spool(folder / "spool"))
+        engine = FlatEngine() if solver == "flat" else LearnedEngine(load_solver())
+        growing = Growing(intake, engine, scan.probe)  # type: ignore[arg-type]
+        session = Session(intake, growing, sources, Ending(patience=5.0, silence=60.0))  # type: ignore[arg-type]
+        most = [0]
+
+        def watch() -> None:
+            while session.stage != "last pass":
+                most[0] = max(most[0], growing.backlog)
+                time.sleep(0.02)
+
+        threading.Thread(target=watch, daemon=True).start()
+        cpu = time.process_time()
+        session.run()
+        cpu = time.process_time() - cpu
+        sender.join(30)
+        row = {"source": kind, "solver": solver, "CPU ms a frame": round(1e3 * cpu / scan.n_frames, 3)}
+        return judged(scan, plan, session, options, {**row, "most backlog": most[0]})
+
+
+def judged(
+    scan: Scan, plan: Stream, session: Session, options: ReplayOptions, row: dict[str, Any]
+) -> dict[str, Any]:
+    facts, pairs = session.facts(), session.intake.pairs()
+    counts = stored_frames(scan)
+    wrong = 0
+    for start in range(0, len(pairs), 256):
+        part = pairs[start : start + 256]
+        got = session.intake.spool.read(np.array([pair.slot for pair in part]))
+        for frame, pair in zip(got, part, strict=True):
+            place = scan.positions[pair.number]
+            right = np.array_equal(frame, counts[pair.number]) and np.allclose((pair.x, pair.y), place)
+            wrong += not right
+    account = facts["frames"]
+    busy = session.growing.busy_seconds
+    return {
+        **row,
+        "rate": options.rate,
+        "skew (s)": options.skew,
+        "seed": options.seed,
+        "frames": account["received"],
+        "used": session.growing.used,
+        "refused": account["refused"],
+        "missing": facts["missing"],
+        "unaccounted": account["received"] - account["refused"] - account["paired"],
+        "wrong": wrong,
+        "lost": scan.n_frames - len(plan.dropped) - account["paired"],
+        "taken": round(session.growing.used / max(busy, 1e-9)),
+        "latency median (ms)": None
+        if facts["latency"]["median"] is None
+        else round(1e3 * facts["latency"]["median"]),
+        "latency 99 % (ms)": None
+        if facts["latency"]["p99"] is None
+        else round(1e3 * facts["latency"]["p99"]),
+    }
+
+
+def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    count, size = (500, 64) if arguments.quick else (arguments.frames, 128)
+    rows = []
+    scan = scan_of(count, size, arguments.seed)
+    for kind in arguments.sources:
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+            skew = 5.0 if seed % 2 == 0 else -5.0
+            options = ReplayOptions(arguments.rate, skew, 0.01, 0.01, True, SAMPLES, seed)
+            rows.append(one(scan, kind, "flat", options))
+            print(table(rows[-1:]), flush=True)
+    if arguments.learned:
+        for rate in arguments.learned:
+            part = scan.select(slice(0, min(scan.n_frames, int(rate * 20))))
+            rows.append(one(part, "simplon2", "learned", ReplayOptions(rate, 0.0, samples=SAMPLES)))
+            print(table(rows[-1:]), flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    made = parser(__doc__, shared=False)
+    made.add_argument("--frames", type=int, default=10_000)
+    made.add_argument("--rate", type=float, default=2000.0)
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--sources", nargs="*", default=list(KINDS), choices=KINDS)
+    made.add_argument("--learned", nargs="*", type=float, default=[20.0], help="rates, frames a second")
+    given = made.parse_args()
+    if given.threads is not None:
+        import torch
+
+        torch.set_num_threads(given.threads)
+    found = main(given)
+    print(table(found))
+    print(keep("live", given, found))

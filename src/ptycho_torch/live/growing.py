@@ -1,0 +1,298 @@
+"""The object grows with the frames: bounded work at a time, the newest first, what is worth it again later.
+
+Each step solves one region of bounded size: new frames that lie close to each other with the nearest of those that
+were there before; or, when nothing is new, the probe on the frames in the middle; or a region whose frames have
+got neighbours since they were solved.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.live.canvas import GrowingCanvas
+from ptycho_torch.live.engines import Region, RegionEngine, misfit, which_orientation
+from ptycho_torch.live.intake import Arrived, Intake
+from ptycho_torch.live.orientation import Orientation
+from ptycho_torch.physics.units import normalise_probe
+from ptycho_torch.scan.tiling import innermost
+
+__all__ = ["Growing", "GrowingOptions"]
+
+logger = logging.getLogger(__name__)
+_FIRST: Final = 9
+"""Frames with which solving begins."""
+_ORIENTED: Final = 100
+"""Frames that show how the detector lies."""
+_TRIED: Final = 48
+"""Of these, so many that lie close to each other are solved in each orientation."""
+_TOTAL: Final = (12, 256)
+"""Least and most frames of a region."""
+_PROBE_FRAMES: Final = 128
+_JUDGED: Final = 8
+_STALE: Final = 4
+"""New neighbours from which on a frame is solved again."""
+_RECENT: Final = 2000
+
+
+@dataclass(frozen=True)
+class GrowingOptions:
+    """How regions are solved.
+
+    Attributes
+    ----------
+    seconds : float
+        What a step should take; regions are made as large as that allows.
+    orientation : str
+        A name of :data:`~ptycho_torch.live.orientation.ORIENTATIONS`, or ``auto``.
+    update_probe : bool
+        Find the probe, too.
+    """
+
+    seconds: float = 0.1
+    orientation: str = "auto"
+    update_probe: bool = True
+
+
+class Growing:
+    """Solves what arrives at an intake onto a canvas.
+
+    Parameters
+    ----------
+    intake : Intake
+    engine : RegionEngine
+    probe : (modes, N, N) complex array, or a function of N that makes one
+    options : GrowingOptions, optional
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        engine: RegionEngine,
+        probe: NDArray[np.complex64] | Callable[[int], NDArray[np.complex64]],
+        options: GrowingOptions | None = None,
+    ) -> None:
+        self.intake, self.engine, self.options = intake, engine, options or GrowingOptions()
+        self.canvas = GrowingCanvas()
+        self.orientation = Orientation.named(
+            "as-is" if self.options.orientation == "auto" else self.options.orientation
+        )
+        self.oriented = self.options.orientation != "auto"
+        self.residual: float | None = None
+        self.latencies: deque[float] = deque(maxlen=_RECENT)
+        self.used = 0
+        self.busy_seconds = 0.0
+        """Time spent on regions of new frames."""
+        self.steps: dict[str, int] = {"new": 0, "again": 0, "probe": 0}
+        self._given = probe
+        self.probe: NDArray[np.complex64] | None = None
+        self.factor = 1.0
+        self._noise = 0.0
+        self._counts = True
+        self._positions = np.zeros((1024, 2))
+        self._slots = np.zeros(1024, np.int64)
+        self._stale = np.zeros(1024, np.int32)
+        self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._pending: dict[int, float] = {}
+        self._count = 0
+        self._probed = 0
+        self._per_frame = self.options.seconds / 32
+
+    @property
+    def probe_given(self) -> NDArray[np.complex64] | None:
+        """The guess of the caller; None where it is one that is made."""
+        return None if callable(self._given) else self._given
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """(M, 2) of all frames so far, in the order in which they were paired."""
+        return self._positions[: self._count]
+
+    @property
+    def backlog(self) -> int:
+        """Frames that are paired and not on the canvas."""
+        return len(self._pending) + self.intake.waiting
+
+    def step(self) -> bool:
+        """Do one bounded piece of work; return whether there was any."""
+        self._accept(self.intake.take(4096))
+        if self.probe is None:
+            # A few frames are waited for; what never gets more is solved by the last pass.
+            if self._count < _FIRST:
+                return False
+            self._begin()
+        if not self.oriented and self._count >= _ORIENTED:
+            self._orient()
+            return True
+        if self._pending:
+            self._solve_new()
+            return True
+        if self.options.update_probe and self._count >= 2 * self._probed:
+            self._solve_probe()
+            return True
+        return self._solve_again()
+
+    # ---- bookkeeping
+
+    def _accept(self, arrived: list[Arrived]) -> None:
+        for each in arrived:
+            index = self._count
+            if index == len(self._positions):
+                self._positions = np.concatenate([self._positions, np.zeros_like(self._positions)])
+                self._slots = np.concatenate([self._slots, np.zeros_like(self._slots)])
+                self._stale = np.concatenate([self._stale, np.zeros_like(self._stale)])
+            self._positions[index] = each.pair.x, each.pair.y
+            self._slots[index] = each.pair.slot
+            self._cells[self._cell(index)].append(index)
+            self._pending[index] = each.at
+            self._count += 1
+
+    @property
+    def _size(self) -> int:
+        assert self.intake.spool.shape is not None
+        return self.intake.spool.shape[0]
+
+    def _cell(self, index: int) -> tuple[int, int]:
+        edge = max(8, self._size // 2)
+        x, y = self._positions[index]
+        return int(x // edge), int(y // edge)
+
+    def _around(self, index: int, reach: int) -> NDArray[np.int64]:
+        """Frames in the cells up to ``reach`` away from that of a frame."""
+        column, row = self._cell(index)
+        found: list[int] = []
+        for i in range(column - reach, column + reach + 1):
+            for j in range(row - reach, row + reach + 1):
+                found += self._cells.get((i, j), ())
+        return np.array(found, dtype=np.int64)
+
+    def _nearest(self, index: int, among: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        if len(among) <= most:
+            return among
+        distance = np.square(self._positions[among] - self._positions[index]).sum(1)
+        return among[np.argpartition(distance, most - 1)[:most]]
+
+    # ---- beginning
+
+    def _begin(self) -> None:
+        given = self._given(self._size) if callable(self._given) else self._given
+        self.probe = normalise_probe(given)
+        frames = self.intake.spool.read(self._slots[: min(self._count, 64)])
+        self._counts = frames.dtype.kind in "iu" or bool((frames == np.rint(frames)).all())
+        power = self._powers(frames)
+        self.factor = float(self._size / 2 / np.sqrt(max(power.mean(), 1e-30)))
+        self._noise = 0.5 * self.factor if self._counts else 0.0
+
+    def _powers(self, frames: NDArray[Any]) -> NDArray[np.float64]:
+        good = self.intake.bad
+        values = frames.astype(np.float64)
+        if good is not None and good.shape == values.shape[1:]:
+            values[:, good] = 0
+        return (values if self._counts else np.square(values)).sum((1, 2))
+
+    def _region(self, index: NDArray[np.int64], orientation: Orientation | None = None) -> Region:
+        assert self.probe is not None
+        turned = self.orientation if orientation is None else orientation
+        frames = turned.turn(self.intake.spool.read(self._slots[index])).astype(np.float32)
+        bad = self.intake.bad
+        good = (
+            None if bad is None or bad.shape != frames.shape[1:] else np.ascontiguousarray(turned.turn(~bad))
+        )
+        if good is not None:
+            frames = frames * good
+        if self._counts:
+            np.sqrt(frames, out=frames)
+        frames = np.ascontiguousarray(frames * np.float32(self.factor))
+        return Region(frames, self._positions[index], self.probe, good, self._noise)
+
+    def _orient(self) -> None:
+        self.oriented = True
+        chosen = innermost(self.positions, _TRIED)
+        best, found = which_orientation(self._region(chosen, Orientation("as-is")), self.engine)
+        shown = ", ".join(
+            f"{name} {value:.3f}" for name, value in sorted(found.items(), key=lambda i: i[1])[:3]
+        )
+        self.intake.say(f"detector orientation: {best.name} explains the frames best (R: {shown})")
+        if best.name != self.orientation.name:
+            self.orientation = best
+            self.canvas.clear()
+            self._probed = 0
+            self._stale[: self._count] = _STALE
+
+    # ---- regions
+
+    def _solve_new(self) -> None:
+        least, most = _TOTAL
+        total = int(np.clip(self.options.seconds / self._per_frame, least, most))
+        seed = next(iter(self._pending))
+        near = self._around(seed, 2)
+        waiting = np.array([i for i in near.tolist() if i in self._pending], dtype=np.int64)
+        # With a backlog more of a region is new: more frames in the same time, each with fewer neighbours.
+        share = 3 * total // 4 if len(self._pending) > total else total // 2
+        new = self._nearest(seed, waiting, max(1, share))
+        others = np.setdiff1d(near, waiting, assume_unique=True)
+        known = self._nearest(seed, others, total - len(new))
+        self._solve(np.concatenate([new, known]), "new")
+        now = time.monotonic()
+        for index in new.tolist():
+            self.latencies.append(now - self._pending.pop(index))
+        self.used += len(new)
+        for index in new[:: max(1, len(new) // 8)].tolist():
+            self._stale[self._around(index, 1)] += 1
+        self._stale[new] = 0
+
+    def _solve_again(self) -> bool:
+        if not self._count:
+            return False
+        stalest = int(np.argmax(self._stale[: self._count]))
+        if self._stale[stalest] < _STALE:
+            return False
+        total = int(np.clip(self.options.seconds / self._per_frame, *_TOTAL))
+        index = self._nearest(stalest, self._around(stalest, 2), total)
+        self._solve(index, "again")
+        inner = self._nearest(stalest, index, max(1, len(index) // 2))
+        self._stale[inner] = 0
+        self._stale[stalest] = 0
+        return True
+
+    def _solve_probe(self) -> None:
+        self._probed = self._count
+        if self._count < _FIRST:
+            return
+        index = innermost(self.positions, _PROBE_FRAMES)
+        solved = self.engine.solve(self._region(index), True)
+        level = np.float32((self._size / 2) / np.linalg.norm(solved.probe))
+        self.probe = (solved.probe * level).astype(np.complex64)
+        self.canvas.stitch(solved.object / level, solved.weight * level**2, solved.origin_xy)
+        self._stale[: self._count] = np.maximum(self._stale[: self._count], _STALE)
+        self._stale[index] = 0
+        self.steps["probe"] += 1
+
+    def _solve(self, index: NDArray[np.int64], kind: str) -> None:
+        began = time.monotonic()
+        region = self._region(index)
+        solved = self.engine.solve(region, False)
+        self.canvas.stitch(solved.object, solved.weight, solved.origin_xy)
+        taken = (time.monotonic() - began) / len(index)
+        self._per_frame += 0.3 * (taken - self._per_frame)
+        self.steps[kind] += 1
+        if kind == "new":
+            self._judge(region)
+            self.busy_seconds += time.monotonic() - began
+
+    def _judge(self, region: Region) -> None:
+        """Follow R of the newest frames under the canvas."""
+        few = Region(
+            region.frames[:_JUDGED], region.positions[:_JUDGED], region.probe, region.good, region.noise
+        )
+        whole = np.floor(few.positions + 0.5).astype(np.int64)
+        low = whole.min(0) - few.size // 2
+        found = misfit(few, self.canvas.crop(low, whole.max(0) + few.size - few.size // 2))
+        self.residual = found if self.residual is None else self.residual + 0.2 * (found - self.residual)

@@ -1,0 +1,321 @@
+"""Where sources deliver: frames are checked, kept on disk, paired, and handed to the solver in the order they pair.
+
+Sources call in from their own threads. What cannot be used is refused with its reason; nothing raises for what a
+peer sent, nothing is dropped without being counted, and what waits in memory is numbers and not frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.errors import printable
+from ptycho_torch.files.memory import memory_limit
+from ptycho_torch.live.pairing import Pair, Pairing
+from ptycho_torch.live.spool import Spool
+from ptycho_torch.scan.facts import Cut
+
+__all__ = ["Arrived", "Cutting", "Intake"]
+
+logger = logging.getLogger(__name__)
+_CANVAS_BYTES: Final = 64
+"""Memory that a pixel of the canvas takes, all copies counted."""
+_SAID: Final = 200
+_BUSY: Final = 0.98
+"""Part of its time that a source spends on reading, above which its peer is held up."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A pair, and when it was complete (``time.monotonic``)."""
+
+    pair: Pair
+    at: float
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Which part of a detector is kept: ``crop`` pixels around ``centre`` (row, column), default its middle."""
+
+    crop: int | None = None
+    centre: tuple[int, int] | None = None
+    size: int | None = None
+    """Edge that frames must have after it, where that is known."""
+
+    def cut(self, shape: tuple[int, int]) -> Cut:
+        """Return the part of frames of a shape; raises ``DataError`` where it does not fit."""
+        crop = self.crop or (self.size if shape[0] != shape[1] else None)
+        if crop is None:
+            return Cut(slice(0, shape[0]), slice(0, shape[1]))
+        return Cut.middle(shape, crop, 1, self.centre or (shape[0] // 2, shape[1] // 2))
+
+
+class Intake:
+    """The receiver of all sources of one scan.
+
+    Parameters
+    ----------
+    spool : Spool
+        What it holds already is taken over.
+    cutting : Cutting, optional
+    scale : float
+        Object pixels for a unit of the positions that come.
+    most_waiting : int
+        Frames, and positions, that may wait for their other half.
+    first : int
+        Number that the detector gives to the frame of position 0.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        cutting: Cutting | None = None,
+        *,
+        scale: float = 1.0,
+        most_waiting: int = 1 << 18,
+        first: int = 0,
+    ) -> None:
+        self.spool, self.cutting, self.scale, self.first = spool, cutting or Cutting(), scale, first
+        self.pairing = Pairing(most_waiting)
+        self.bad: NDArray[np.bool_] | None = None
+        self.expected: int | None = None
+        self.said: deque[tuple[float, str]] = deque(maxlen=_SAID)
+        self.ended: set[str] = set()
+        self.busy: dict[str, float] = {}
+        self.last_arrival: float | None = None
+        self.resumed = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._ready: deque[Arrived] = deque()
+        self._pairs: list[Pair] = []
+        self._shape: tuple[int, int] | None = None
+        self._cut: Cut | None = None
+        self._low = self._high = np.zeros(2)
+        self._most_pixels = max(1 << 20, memory_limit() // _CANVAS_BYTES)
+        self._waits: dict[int, tuple[float, float, bool]] = {}
+        self._resume()
+
+    # ---- what sources call
+
+    def start(self, series: str, expected: int | None = None, bad: NDArray[np.bool_] | None = None) -> None:
+        with self._lock:
+            if self.spool.series is None and self.spool.shape is None:
+                self.spool.series = series
+            if series != self.spool.series:
+                self._say(f"series {printable(series, 60)} is another one than {self.spool.series}: refused")
+                return
+            if expected is not None and 0 < expected < 1 << 31:
+                self.expected = expected
+            if bad is not None:
+                self._mask(bad)
+            self.ended.clear()
+            self._say(f"series {printable(series, 60)} begins" + (f", {expected} frames" if expected else ""))
+
+    def frame(
+        self, number: int, frame: NDArray[Any], xy: Sequence[float] | None = None, series: str | None = None
+    ) -> None:
+        with self._lock:
+            self.last_arrival = time.monotonic()
+            frames, number = self.pairing.frames, number - self.first
+            if series is not None and self.spool.series is not None and series != self.spool.series:
+                return self._refuse(frames, "another series")
+            why = self.pairing.takes(number)
+            if why is not None:
+                return self._refuse(frames, why)
+            fitting = self._fitting(frame)
+            if isinstance(fitting, str):
+                return self._refuse(frames, fitting)
+            if self.spool.shape is None:
+                self.spool.begin(
+                    (fitting.shape[0], fitting.shape[1]), fitting.dtype, self.spool.series or series
+                )
+            slot = self.spool.append(number, fitting)
+            if slot is None:
+                return self._refuse(frames, "the disk is full")
+            self._paired(self.pairing.frame(number, slot))
+            if xy is not None:
+                self._place(number, *xy)
+            return None
+
+    def position(self, number: int, x: float, y: float) -> None:
+        with self._lock:
+            self.last_arrival = time.monotonic()
+            self._place(number, x, y)
+
+    def refuse(self, kind: str, reason: str) -> None:
+        with self._lock:
+            self._refuse(self.pairing.frames if kind == "frame" else self.pairing.positions, reason)
+
+    def end(self, kind: str, count: int | None = None) -> None:
+        with self._lock:
+            self.ended.add(kind)
+            if kind == "frame" and count is not None and 0 < count < 1 << 31:
+                self.expected = count
+            self._say(f"the sender says that no more {kind}s come")
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._say(text)
+
+    def waited(self, seconds: float) -> None:
+        """Keep the share of its time that a source does not wait, over some seconds; say when it never does."""
+        now, me = time.monotonic(), threading.get_ident()
+        since, waited, told = self._waits.get(me, (now, 0.0, False))
+        waited += seconds
+        if now - since >= 2.0:
+            busy = 1 - min(1.0, waited / (now - since))
+            name = threading.current_thread().name
+            self.busy[name] = round(busy, 3)
+            if (busy > _BUSY) != told:
+                held = "more comes than can be read: the sender is held up" if not told else "keeps up again"
+                self.say(f"back-pressure: {name}: {held}")
+                told = not told
+            since, waited = now, 0.0
+        self._waits[me] = since, waited, told
+
+    def known(self, number: int) -> bool:
+        with self._lock:
+            return self.pairing.knows(number - self.first)
+
+    # ---- what the session calls
+
+    def take(self, most: int) -> list[Arrived]:
+        """Return up to ``most`` pairs that are new, in the order in which they were complete."""
+        with self._lock:
+            return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+
+    @property
+    def waiting(self) -> int:
+        """Pairs that :meth:`take` would return."""
+        return len(self._ready)
+
+    def pairs(self) -> list[Pair]:
+        """Return all pairs by frame number."""
+        with self._lock:
+            return sorted(self._pairs, key=lambda pair: pair.number)
+
+    def close(self) -> None:
+        """Refuse what has no other half."""
+        with self._lock:
+            self.pairing.close()
+            self._closed = True
+
+    def facts(self) -> dict[str, Any]:
+        """Return the account as plain values."""
+        with self._lock:
+            missing = self.pairing.missing
+            if self.expected is not None and self._closed:  # until then they are still to come
+                frames = self.pairing.frames
+                missing = max(missing, self.expected - frames.paired - frames.waiting)
+            return {
+                "frames": self.pairing.frames.facts(),
+                "positions": self.pairing.positions.facts(),
+                "expected": self.expected,
+                "missing": missing,
+                "resumed": self.resumed,
+                "busy": dict(self.busy),
+                "series": self.spool.series,
+            }
+
+    # ---- inside, with the lock held
+
+    def _say(self, text: str) -> None:
+        self.said.append((time.time(), text))
+        logger.info("%s", text)
+
+    def _refuse(self, account: Any, reason: str) -> None:
+        account.received += 1
+        reason = printable(reason, 80)
+        if len(account.refused) >= 64 and reason not in account.refused:
+            reason = "other reasons"
+        account.refused[reason] += 1
+        if account.refused[reason] in (1, 10, 100, 1000, 10_000):
+            self._say(f"refused {account.refused[reason]} x: {reason}")
+
+    def _fitting(self, frame: NDArray[Any]) -> NDArray[Any] | str:
+        """The part of a frame that is kept, or why it is refused."""
+        if self._shape is None:
+            try:
+                cut = self.cutting.cut((frame.shape[0], frame.shape[1]))
+            except ValueError as error:
+                return str(error)
+            if frame[cut.rows, cut.columns].shape[0] != frame[cut.rows, cut.columns].shape[1]:
+                return f"frames are {frame.shape}, not square: give --crop"
+            if self.cutting.size not in (None, cut.size):
+                return f"frames of {cut.size} pixels, the probe has {self.cutting.size}: give --crop"
+            if self.spool.shape not in (None, (cut.size, cut.size)):
+                return f"frames of {cut.size} pixels, earlier ones have {self.spool.shape}"
+            self._shape, self._cut = (frame.shape[0], frame.shape[1]), cut
+            if self.bad is not None and self.bad.shape == self._shape:
+                self.bad = self.bad[cut.rows, cut.columns]
+        assert self._cut is not None
+        if frame.shape != self._shape:
+            return f"shape {frame.shape}, others have {self._shape}"
+        kept = frame[self._cut.rows, self._cut.columns]
+        if self.spool.shape is not None and not np.can_cast(kept.dtype, self.spool.dtype, "safe"):
+            return f"type {kept.dtype}, others have {self.spool.dtype}"
+        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+            return "values that are not finite"
+        if kept.dtype.kind in "if" and kept.min(initial=0) < 0:
+            return "values below 0"
+        if kept.dtype.kind == "u" and kept.dtype.itemsize > 1:
+            # Detectors mark what they cannot count with the largest value.
+            full = kept == np.iinfo(kept.dtype).max
+            if full.any():
+                self.bad = full if self.bad is None else self.bad | full
+        return kept
+
+    def _mask(self, bad: NDArray[np.bool_]) -> None:
+        if self._cut is not None and bad.shape == self._shape:
+            bad = bad[self._cut.rows, self._cut.columns]
+        if self.bad is None or self.bad.shape == bad.shape:
+            self.bad = bad if self.bad is None else self.bad | bad
+
+    def _place(self, number: int, x: float, y: float) -> None:
+        account = self.pairing.positions
+        try:
+            place = np.array([float(x), float(y)]) * self.scale
+        except (TypeError, ValueError):
+            return self._refuse(account, "a position that is no two numbers")
+        if not np.isfinite(place).all():
+            return self._refuse(account, "a position that is not finite")
+        low, high = np.minimum(self._low, place), np.maximum(self._high, place)
+        if account.received == account.refused.total():
+            low = high = place
+        size = 0 if self.spool.shape is None else self.spool.shape[0]
+        if float(np.prod(high - low + size + 1)) > self._most_pixels:
+            return self._refuse(account, "a position so far off that the canvas would not fit into memory")
+        before = account.refused.total()
+        pair = self.pairing.position(number, float(place[0]), float(place[1]))
+        if account.refused.total() == before:
+            self._low, self._high = low, high
+            self.spool.note(number, float(place[0]), float(place[1]))
+        self._paired(pair)
+        return None
+
+    def _paired(self, pair: Pair | None) -> None:
+        if pair is not None:
+            self._pairs.append(pair)
+            self._ready.append(Arrived(pair, time.monotonic()))
+
+    def _resume(self) -> None:
+        numbers, places = self.spool.kept()
+        for slot, number in enumerate(numbers.tolist()):
+            self._paired(self.pairing.frame(number, slot))
+        for number, x, y in places.tolist():
+            self._low = np.minimum(self._low, (x, y)) if self.pairing.positions.received else np.array([x, y])
+            self._high = (
+                np.maximum(self._high, (x, y)) if self.pairing.positions.received else np.array([x, y])
+            )
+            self._paired(self.pairing.position(number, x, y))
+        self.resumed = len(numbers)
+        if self.resumed:
+            self._say(f"going on with {self.resumed} frames that an earlier run received")

@@ -1,0 +1,167 @@
+"""ZeroMQ sockets of sources and senders."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.live.sources.base import Peer, Receiver, needed
+
+__all__ = ["connected", "messages", "patient_send"]
+
+_POLL_MS: Final = 50
+_HIGH_WATER: Final = 512
+"""Messages that wait in a socket; its peer waits for us from there on."""
+_LET_GO: Final = 6.0
+_GIVEN_UP: Final = 0.5
+"""Seconds after which a connection that ended and is not tried again is made anew."""
+_PARTS: Final = 64
+"""Parts that a message may have."""
+
+
+def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool = False) -> Any:
+    """Return a socket of a kind such as ``PULL``.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://host:port`` or ``ipc://path``; a receiver of ``@tcp://...`` waits for its peer to connect.
+    kind : str
+    most_bytes : int, optional
+        Larger parts of a message end the connection.
+    bind : bool
+        Wait to be connected to.
+
+    Raises
+    ------
+    ConfigError
+        When the address is none.
+    DependencyError
+        Without pyzmq.
+    """
+    zmq = needed("zmq", "pyzmq")
+    socket = zmq.Context.instance().socket(getattr(zmq, kind))
+    socket.linger = 0 if most_bytes is not None else 5000
+    socket.set_hwm(_HIGH_WATER)
+    if most_bytes is not None:
+        socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+    if kind == "SUB":
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+    bare = address.removeprefix("@")
+    try:
+        if bind or bare != address:
+            _bound(zmq, socket, bare)
+        else:
+            socket.connect(bare)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigError(
+            f"{printable(address)}: expected an address such as tcp://host:port, found: {error.strerror}"
+        ) from error
+    return socket
+
+
+def _bound(zmq: Any, socket: Any, address: str) -> None:
+    """Bind; an address that whoever had it before has not let go of yet is waited for."""
+    until = time.monotonic() + _LET_GO
+    while True:
+        try:
+            return socket.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def messages(
+    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str = "frame", *, bound: bool = False
+) -> Iterator[list[Any]]:
+    """Yield messages, as lists of parts, until ``stop`` is set; those of too many parts are refused."""
+    zmq = needed("zmq", "pyzmq")
+    peer = Peer(to, name)
+    lost = _Lost(socket, to, name, kind, bound)
+    try:
+        while not stop.is_set():
+            before = time.monotonic()
+            came = socket.poll(_POLL_MS)
+            to.waited(time.monotonic() - before)
+            lost.look(quiet=not came)
+            if not came:
+                peer.silent()
+                continue
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK, copy=True)
+            except zmq.Again:
+                continue
+            peer.heard()
+            if len(parts) > _PARTS:
+                to.refuse(kind, "a message of too many parts")
+                continue
+            yield parts
+    finally:
+        lost.close()
+        socket.close()
+
+
+class _Lost:
+    """Tells of connections that end, and makes those anew that ZeroMQ gives up.
+
+    A peer that goes away is waited for by ZeroMQ itself. One that sends a message above the limit, or what is not
+    ZeroMQ, is given up without another attempt: that is counted as refused, and the connection made again.
+    """
+
+    def __init__(self, socket: Any, to: Receiver, name: str, kind: str, bound: bool) -> None:
+        self._zmq = zmq = needed("zmq", "pyzmq")
+        self._utils = needed("zmq.utils.monitor", "pyzmq")
+        self.to, self.name, self.kind = to, name, kind
+        self._socket = socket
+        self._trying = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
+        wanted = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | self._trying
+        self._monitor = socket.get_monitor_socket(wanted)
+        self._ended = False
+        self._given_up: float | None = None
+        self._bound = bound
+        self._endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def look(self, quiet: bool) -> None:
+        """Say what happened since; ``quiet``: no message waits to be read."""
+        zmq = self._zmq
+        while self._monitor.poll(0):
+            event = self._utils.recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_DISCONNECTED:
+                self._given_up = time.monotonic()
+                if not self._ended:
+                    self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
+                self._ended = True
+            elif event & self._trying:
+                self._given_up = None
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
+                self._ended = False
+                self.to.say(f"{self.name}: connected again")
+        if quiet and self._given_up is not None and time.monotonic() - self._given_up > _GIVEN_UP:
+            self._given_up = None
+            self._again()
+
+    def _again(self) -> None:
+        if self._bound:  # the peer connects, not we
+            return
+        self.to.refuse(self.kind, "a message above the limit, or not ZeroMQ: connection ended")
+        with contextlib.suppress(self._zmq.ZMQError):  # that is gone already
+            self._socket.disconnect(self._endpoint)
+        self._socket.connect(self._endpoint)
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close()
+
+
+def patient_send(socket: Any, parts: list[Any], seconds: float = 60.0) -> None:
+    """Send a message; raise :class:`ConfigError` when nobody takes it for so long."""
+    zmq = needed("zmq", "pyzmq")
+    if not socket.poll(int(1000 * seconds), zmq.POLLOUT):
+        raise ConfigError(f"nobody received for {seconds:g} s: is 'ptychopinn live' running on this address?")
+    socket.send_multipart(parts)
