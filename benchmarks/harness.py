@@ -60,8 +60,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def keep(name: str, arguments: argparse.Namespace, results: Any) -> Path:
-    """Writes ``{output}/{name}.json``: results with command, seed, machine, versions and date."""
+def keep(
+    name: str, arguments: argparse.Namespace, results: Any, by: Sequence[str] = (), pivot: Sequence[str] = ()
+) -> Path:
+    """Writes ``{output}/{name}.json``: results with command, seed, machine, versions and date.
+
+    Rows that agree in the columns ``by`` are runs of one case with different seeds; ``pivot`` names the columns
+    that go down, across, and are shown, as ``tables.py`` has them.
+    """
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
@@ -72,6 +78,8 @@ def keep(name: str, arguments: argparse.Namespace, results: Any) -> Path:
         "threads": arguments.threads,
         "machine": machine(),
         "load_average": os.getloadavg()[0],
+        "by": list(by),
+        "pivot": list(pivot),
         "results": results,
     }
     path.write_text(json.dumps(record, indent=2, default=float) + "\n")

@@ -1,12 +1,13 @@
-"""The tables of RESULTS.md, from the JSON files in results/: no figure there is written by hand.
+"""README.md of the benchmarks, from their documentation and the JSON files in results/: no figure is written by hand.
 
-    python benchmarks/tables.py          # writes benchmarks/RESULTS.md
+    python benchmarks/tables.py          # writes benchmarks/README.md
     python benchmarks/tables.py --check  # fails where it is not what the files say
 
 A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote
 (``harness.keep``): command, date, seed, machine with versions, and results, a list of rows or an object
 with ``rows``. Where ``by`` in it names columns, rows that agree in those are runs with different seeds;
-their numbers become mean ± standard deviation, with the number of runs.
+their numbers become mean ± standard deviation, with the number of runs. ``pivot`` names three columns: one that goes down, one
+that goes across, and the one that is shown.
 """
 
 from __future__ import annotations
@@ -21,39 +22,74 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+_HEAD = """
+# Benchmarks
+
+Written by `python benchmarks/tables.py` from the documentation of the scripts and the files in [results/](results); change those, not
+this. Each script prints a table and writes JSON (command, date, seed, machine, versions, results) and a figure to
+`benchmark_results/`; JSON that is to be shown here is copied to `results/`. `--quick` runs each in under two minutes, `--help` lists the rest. Scripts that need
+measured data take `--shared FOLDER`, a folder with `data/`. What was tried on the way, and did not help, is in
+[NOTES.md](NOTES.md), and so are single runs from before results were kept.
+"""
 NEEDED = ("command", "date", "seed", "machine", "results")
 
 Row = Mapping[str, Any]
 
 
 def document(folder: Path, scripts: Path = HERE) -> str:
-    """Return RESULTS.md as text.
+    """Return README.md as text: a section for each benchmark, of its documentation and its results.
 
     Parameters
     ----------
     folder : Path
-        Of the JSON files, one section each, by name.
+        Of the JSON files.
     scripts : Path
-        Of the benchmarks; the first line of each one's documentation introduces its section.
+        Of the benchmarks. A picture of the same name in ``docs/images`` beside them is shown.
 
     Raises
     ------
     SystemExit
-        When a file lacks what makes its figures repeatable.
+        When a file lacks what makes its figures repeatable, or is of no script.
     """
-    parts = [
-        "# Results",
-        "Written by `python benchmarks/tables.py` from the files in [results/](results); change those, not this.",
-    ]
-    for path in sorted(folder.glob("*.json")):
-        record = read(path)
-        parts += [
-            f"## {path.stem}",
-            _introduction(scripts / f"{path.stem.partition('-')[0]}.py"),
-            _made_by(record),
+    files = sorted(folder.glob("*.json"))
+    names = sorted(path.stem for path in scripts.glob("*.py") if "__main__" in path.read_text())
+    lost = [path.name for path in files if _script_of(path) not in names]
+    if lost:
+        raise SystemExit(f"{folder}: {', '.join(lost)}: expected the name of a script in {scripts}")
+    parts = [_HEAD.strip()]
+    for name in names:
+        if name == Path(__file__).stem:
+            continue
+        mine = [path for path in files if _script_of(path) == name]
+        parts += [f"## {name}.py", _introduction(scripts / f"{name}.py")]
+        parts += [part for path in mine for part in _shown_file(path)]
+        pictures = [
+            scripts.parent / "docs/images" / f"{stem}.png" for stem in (name, *(p.stem for p in mine)) if mine
         ]
-        parts.append(markdown(spread(rows_of(record), record.get("by", []))))
+        parts += [f"![{p.stem}](../docs/images/{p.name})" for p in dict.fromkeys(pictures) if p.exists()]
+        if not mine:
+            parts.append("No results are kept.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _script_of(path: Path) -> str:
+    return path.stem.partition("-")[0]
+
+
+def _shown_file(path: Path) -> list[str]:
+    record = read(path)
+    rows = spread(rows_of(record), record.get("by", []))
+    pivot = record.get("pivot") or []
+    title = f"### {path.stem}" if "-" in path.stem else ""
+    return [title, _made_by(record), markdown(across(rows, *pivot) if pivot else rows)]
+
+
+def across(rows: Sequence[Row], down: str, along: str, value: str) -> list[dict[str, Any]]:
+    """Return one row for each ``down``, with the ``value`` of each ``along`` in a column of its own."""
+    made: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        made.setdefault(row[down], {down: row[down]})[str(row[along])] = row.get(value)
+    return list(made.values())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -113,8 +149,8 @@ def _shown(value: Any) -> str:
 
 
 def _introduction(script: Path) -> str:
-    text = ast.get_docstring(ast.parse(script.read_text())) if script.exists() else None
-    return text.split("\n\n")[0].replace("\n", " ") if text else ""
+    text = ast.get_docstring(ast.parse(script.read_text())) or ""
+    return text.replace("``", "`")
 
 
 def _made_by(record: Mapping[str, Any]) -> str:
@@ -135,7 +171,7 @@ def main() -> None:
     )
     arguments.add_argument("--check", action="store_true", help="write nothing; fail where the file differs")
     check = arguments.parse_args().check
-    target, text = HERE / "RESULTS.md", document(HERE / "results")
+    target, text = HERE / "README.md", document(HERE / "results", HERE)
     if not check:
         target.write_text(text)
     elif not target.exists() or target.read_text() != text:

@@ -40,6 +40,7 @@ FLOORS = (
     "model_manager",
     "export",
     "solvers",
+    "uncertainty",
     "reconstruction",
     "tiles",
     "live",

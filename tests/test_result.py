@@ -48,6 +48,23 @@ def test_what_is_saved_comes_back(
     assert [p.name for p in path.parent.iterdir()] == ["rec.out"]
 
 
+def test_error_bars_come_back_with_the_pixels_that_have_none(tmp_path: Path) -> None:
+    bars = np.full((5, 7), 0.25, np.float32)
+    bars[0, :2] = np.nan
+    back = load_reconstruction(
+        save_reconstruction(make(sigma_amplitude=bars, sigma_phase=2 * bars), tmp_path / "r")
+    )
+    assert np.array_equal(back.sigma_amplitude, bars, equal_nan=True)
+    assert np.array_equal(back.sigma_phase, 2 * bars, equal_nan=True)
+    assert load_reconstruction(save_reconstruction(make(), tmp_path / "s")).sigma_phase is None
+
+
+@pytest.mark.parametrize("bad", [np.full((5, 7), -1.0), np.ones((7, 5))])
+def test_error_bars_that_cannot_be(bad: np.ndarray) -> None:
+    with pytest.raises(DataError, match="sigma_phase: expected values of at least 0"):
+        make(sigma_phase=bad)
+
+
 def test_the_file_is_plain_arrays(tmp_path: Path) -> None:
     path = save_reconstruction(make(), tmp_path / "r.npz")
     with np.load(path, allow_pickle=False) as data:
@@ -98,6 +115,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         ({"info": np.array("[]")}, "info: expected a JSON object, found list"),
         ({"info": np.zeros(3)}, "info: expected JSON text, found float64"),
         ({"info": np.array({"a": 1}, dtype=object)}, "info: .*never loaded"),
+        ({"sigma_phase": np.full((5, 7), np.inf)}, "sigma_phase: expected finite values"),
         ({"intensity_scale": np.zeros(2)}, "intensity_scale: expected one number"),
         ({"residual": np.array(np.nan)}, "residual: expected finite values"),
         ({"solver": np.zeros(3)}, "solver: expected text, found float64"),

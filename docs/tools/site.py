@@ -27,7 +27,6 @@ BESIDE = (
     "SECURITY.md",
     "benchmarks/NOTES.md",
     "benchmarks/README.md",
-    "benchmarks/RESULTS.md",
 )
 """Pages of the manual that lie outside docs/, where people and other programs look for them."""
 

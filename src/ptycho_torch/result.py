@@ -20,6 +20,7 @@ from ptycho_torch.picture import gray, html_card, wheel
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 
 _ARRAYS = ("object", "weight", "origin_xy", "positions", "probe")
+_SIGMAS = ("sigma_amplitude", "sigma_phase")
 _NUMBERS = ("intensity_scale", "residual", "residual_withheld", "sweeps", "seconds")
 _OLDER = {"sweeps": "refined_sweeps", "residuals": "refined_residuals", "solver": "refined_by"}
 """Fields that files written before them carry under another name in ``info``."""
@@ -59,6 +60,8 @@ class Reconstruction:
         Time that it took, without reading the scan.
     provenance : dict
         Plain values on what it was made from: scan, model, versions, seed.
+    sigma_amplitude, sigma_phase : (H, W) float32 array, optional
+        Error bars: nine of ten errors lie within 1.645 sigma; phase in radians. NaN where nothing was measured.
 
     Raises
     ------
@@ -92,6 +95,8 @@ class Reconstruction:
     solver: str = ""
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+    sigma_amplitude: NDArray[np.float32] | None = None
+    sigma_phase: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         self.object = np.ascontiguousarray(self.object, dtype=np.complex64)
@@ -116,6 +121,17 @@ class Reconstruction:
                 f"intensity_scale: expected a finite number above 0, found {self.intensity_scale}"
             )
         self.residuals = tuple(float(r) for r in self.residuals)
+        for name in _SIGMAS:
+            sigma = getattr(self, name)
+            if sigma is None:
+                continue
+            sigma = np.ascontiguousarray(sigma, dtype=np.float32)
+            if sigma.shape != self.object.shape or (sigma < 0).any():
+                raise DataError(
+                    f"{name}: expected values of at least 0 in the object's shape {self.object.shape}, found shape "
+                    f"{sigma.shape}, least value {np.nanmin(sigma, initial=np.inf):g}"
+                )
+            setattr(self, name, sigma)
 
     def _repr_html_(self) -> str:
         """What notebooks show: a few facts, amplitude and phase where it was measured, and the probe."""
@@ -192,7 +208,7 @@ def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
     'image.npz'
     """
     path = Path(path)
-    arrays: dict[str, Any] = {key: getattr(rec, key) for key in (*_ARRAYS, *_NUMBERS)}
+    arrays: dict[str, Any] = {key: getattr(rec, key) for key in (*_ARRAYS, *_SIGMAS, *_NUMBERS)}
     arrays = {key: value for key, value in arrays.items() if value is not None}
     arrays["residuals"] = np.array(rec.residuals, dtype=np.float64)
     arrays["solver"] = np.array(rec.solver)
@@ -283,6 +299,9 @@ def _fields(archive: Archive) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key in _ARRAYS:
         fields[key] = _numbers(archive, key, "c" if key in ("object", "probe") else "fiu")
+    for key in _SIGMAS:
+        if key in archive:
+            fields[key] = _numbers(archive, key, "f", unknown=True)
     for key in _NUMBERS:
         if key in archive:
             value = _numbers(archive, key, "fiu", ())
@@ -296,14 +315,17 @@ def _fields(archive: Archive) -> dict[str, Any]:
     return _of_older(fields) if "intensity_scale" not in archive else fields
 
 
-def _numbers(archive: Archive, key: str, kinds: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+def _numbers(
+    archive: Archive, key: str, kinds: str, shape: tuple[int, ...] | None = None, unknown: bool = False
+) -> NDArray[Any]:
+    """Values of a key; NaN is refused unless it may stand for what is ``unknown``."""
     member = archive.header(key)
     if member.dtype.kind not in kinds:
         raise archive.error(key, f"{'complex' if kinds == 'c' else 'real'} numbers", f"{member.dtype}")
     if shape is not None and member.shape != shape:
         raise archive.error(key, "one number", f"shape {member.shape}")
     values = archive.read(key)
-    if not np.isfinite(values).all():
+    if not np.isfinite(values).all() and not (unknown and not np.isinf(values).any()):
         raise archive.error(key, "finite values", "NaN or infinity")
     return values
 

@@ -1,4 +1,4 @@
-"""RESULTS.md says what the files say, and each file says how to repeat it."""
+"""README.md says what the files say, and each file says how to repeat it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,20 @@ def write(folder: Path, name: str = "thing", **changes: Any) -> Path:
 def test_the_document_holds_command_machine_and_rows(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, "another", results=[{"x": 1}])
-    (tmp_path / "thing.py").write_text('"""What it measures,\nin a line.\n\nMore."""\n')
+    for name in ("thing", "another", "unrun"):
+        (tmp_path / f"{name}.py").write_text(
+            '"""What ``it`` measures.\n\nMore."""\nif __name__ == "__main__":\n    0\n'
+        )
+    (tmp_path / "helper.py").write_text('"""No benchmark."""\n')
     text = tables.document(tmp_path, tmp_path)
-    assert text.index("## another\n") < text.index("## thing\n")
-    assert "\n\nWhat it measures, in a line.\n\n`python thing.py --minutes 1`, 2026-01-02, seed 7. " in text
+    assert text.index("## another.py\n") < text.index("## thing.py\n")
+    assert "helper" not in text
+    assert text.endswith("## unrun.py\n\nWhat `it` measures.\n\nMore.\n\nNo results are kept.\n")
+    assert "\n\nWhat `it` measures.\n\nMore.\n\n`python thing.py --minutes 1`, 2026-01-02, seed 7. " in text
     assert "a CPU, 2 cores; no GPU; Python 3.11.7; torch 2.13.0." in text
-    assert text.endswith(
-        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n"
+    assert (
+        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n\n## unrun"
+        in text
     )
 
 
@@ -46,6 +53,20 @@ def test_runs_with_several_seeds_become_mean_and_spread() -> None:
         {"loss": "poisson", "ssim": 0.5, "on": "cpu", "runs": 1},
     ]
     assert tables.spread(rows, []) == rows
+
+
+def test_one_column_can_go_across() -> None:
+    rows = [{"step": s, "way": w, "error": f"{s} {w}", "seconds": 1} for s in (3, 6) for w in ("a", "b")][:3]
+    assert tables.across(rows, "step", "way", "error") == [
+        {"step": 3, "a": "3 a", "b": "3 b"},
+        {"step": 6, "a": "6 a"},
+    ]
+
+
+def test_results_of_no_script_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "lost-part")
+    with pytest.raises(SystemExit, match=r"lost-part.json: expected the name of a script"):
+        tables.document(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["command", "seed", "machine", "date"])
@@ -65,10 +86,11 @@ def test_what_is_committed_is_what_the_files_say(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tables, "HERE", tmp_path)
     (tmp_path / "results").mkdir()
     write(tmp_path / "results")
+    (tmp_path / "thing.py").write_text('"""A thing."""\nif __name__ == "__main__":\n    0\n')
     with pytest.raises(SystemExit, match="differs from what the files"):
         tables.main()
     monkeypatch.setattr("sys.argv", ["tables.py"])
     tables.main()
     monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
     tables.main()
-    assert "seed 7" in (tmp_path / "RESULTS.md").read_text()
+    assert "seed 7" in (tmp_path / "README.md").read_text()

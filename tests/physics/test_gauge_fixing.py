@@ -11,6 +11,8 @@ from ptycho_torch.simulation import diffract
 
 def test_unit_phase() -> None:
     assert np.array_equal(unit_phase(np.array([0, 2, -3j])), [1, 1, -1j])
+    with np.errstate(all="raise"):
+        assert np.allclose(unit_phase(np.array([0.5j, -1e-9, 0])), [1j, -1, 1])
 
 
 def test_a_product_turns_one_image_onto_another() -> None:
@@ -26,7 +28,17 @@ def test_level_counts_only_what_was_lit() -> None:
     assert level(obj, weight) == 2.0
 
 
-@pytest.mark.parametrize("modes", [1, 3])
+def test_lit_is_above_a_thousandth_of_the_brightest() -> None:
+    obj, weight = np.array([[1.0, 2.0, 4.0, 100.0]]), np.array([[2000.0, 3.0, 2.1, 2.0]])
+    assert level(obj, weight) == pytest.approx(7 / 3)
+
+
+def test_one_mode_stays_as_it_is() -> None:
+    probe = np.ones((1, 8, 8), np.complex64)
+    assert orthogonal_modes(probe) is probe
+
+
+@pytest.mark.parametrize("modes", [1, 2, 3])
 def test_modes_are_mixed_without_a_change_of_intensity(modes: int) -> None:
     rng = np.random.default_rng(1)
     probe = rng.normal(size=(modes, 8, 8)) + 1j * rng.normal(size=(modes, 8, 8))

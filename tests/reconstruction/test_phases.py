@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from ptycho_torch.reconstruction.phases import overlap_edges, stragglers, synchronise
 
@@ -73,6 +75,36 @@ def test_many_frames_at_one_place_are_still_connected() -> None:
     overlap[:6, 6:] = overlap[6:, :6] = 0.1
     pairs = overlap_edges(overlap, 0.05, extra=2)
     assert any(i < 6 <= j for i, j in pairs)
+
+
+def dense(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    overlap = np.triu(rng.uniform(0.1, 0.9, (count, count)), 1)
+    return overlap + overlap.T + np.eye(count)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_forest_is_the_strongest_there_is(seed: int) -> None:
+    overlap = dense(7, seed)
+    tree = minimum_spanning_tree(-np.triu(overlap, 1))
+    strongest = {tuple(sorted(pair)) for pair in zip(*tree.nonzero(), strict=True)}
+    assert {tuple(pair) for pair in overlap_edges(overlap, 0.05, extra=0)} == strongest
+
+
+def test_three_best_partners_come_besides() -> None:
+    overlap = dense(9, 5)
+    found = {tuple(pair) for pair in overlap_edges(overlap, 0.05)}
+    np.fill_diagonal(overlap, 0)
+    best = {tuple(sorted((i, int(j)))) for i in range(9) for j in np.argsort(-overlap[i])[:3]}
+    assert best <= found
+    assert len(found - best) <= 8  # what the forest adds
+    assert len(found) < 9 * 8 / 2
+
+
+def test_an_overlap_at_the_floor_counts() -> None:
+    overlap = np.array([[1, 0.25], [0.25, 1]])
+    assert overlap_edges(overlap, 0.25).tolist() == [[0, 1]]
+    assert overlap_edges(overlap, 0.26).shape == (0, 2)
 
 
 def test_stragglers_are_told_from_drift() -> None:

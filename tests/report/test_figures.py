@@ -4,6 +4,7 @@ import dataclasses
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ptycho_torch.report.figures import (
     save_figure,
     scan_figure,
     training_figure,
+    uncertainty_figure,
 )
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
@@ -50,6 +52,18 @@ def scan(probe: bool = True) -> Scan:
         good_pixels=good,
         counts_known=True,
     )
+
+
+def test_error_bars_are_drawn_where_they_are_known() -> None:
+    rec = reconstruction()
+    known = rec.measured()
+    bars = np.where(known, 0.1, np.nan)
+    bars[30, 25] = 0.4
+    figure = uncertainty_figure(replace(rec, sigma_amplitude=bars, sigma_phase=bars))
+    images = [axes.get_images()[0] for axes in figure.axes if axes.get_images()]
+    assert [float(np.ma.max(image.get_array())) for image in images] == pytest.approx([0.4, 0.4])
+    assert all(np.ma.count(image.get_array()) == known.sum() for image in images)
+    assert pixels(figure).std() > 0.05
 
 
 HISTORY = [{"epoch": i, "seconds": 2.0 * i, "loss": 3 / i, "val_loss": 4 / i} for i in range(1, 8)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_torch.errors import ScanError, ScanNotFoundError
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.scan import open_scan
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.product import HALF_PIXEL, Product, read_product, write_product
@@ -64,6 +64,7 @@ def test_a_product_comes_back(tmp_path: Path) -> None:
     before = product(
         opr_weights=np.ones((SCAN.n_frames, 1)), photon_counts=np.arange(SCAN.n_frames, dtype=float),
         polarization="left", far_field=False,
+        sigma_amplitude=np.full(OBJECT.shape, 0.5, np.float32), sigma_phase=np.zeros(OBJECT.shape, np.float32),
     )  # fmt: skip
     write_product(before, tmp_path / "p.h5")
     after = read_product(tmp_path / "p.h5")
@@ -74,6 +75,11 @@ def test_a_product_comes_back(tmp_path: Path) -> None:
         elif item.name != "probe_pixel_m":
             assert np.array_equal(a, b), item.name
     assert after.probe_pixel_m == PIXEL
+
+
+def test_error_bars_have_the_shape_of_the_object() -> None:
+    with pytest.raises(DataError, match=r"sigma_phase: expected \(72, 72\), found \(3, 3\)"):
+        product(sigma_phase=np.zeros((3, 3)))
 
 
 def test_positions_are_where_the_object_is() -> None:

@@ -187,6 +187,10 @@ class InferenceConfig:
     withhold: float = opt(
         0.02, "fraction of the frames kept from the solver, to measure the residual on", ge=0, le=0.5
     )
+    uncertainty: bool = opt(
+        False,
+        "also give each pixel's error bars, sigma_amplitude and sigma_phase; takes about eight times as long",
+    )
     debug: bool = opt(False, "kept for other programs", carried=True)
     backend: Literal["pytorch", "tensorflow"] = opt("pytorch", "only 'pytorch' is available in this package")
     n_images: InitVar[int | None] = None

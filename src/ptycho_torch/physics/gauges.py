@@ -39,7 +39,8 @@ def unit_phase(values: NDArray[np.complex128]) -> NDArray[np.complex128]:
     [1j, (1+0j)]
     """
     size = np.abs(values)
-    return np.where(size > 0, values / np.where(size > 0, size, 1), 1)
+    ones = np.ones(np.shape(values), dtype=np.complex128)
+    return np.asarray(np.divide(values, size, out=ones, where=size > 0))
 
 
 def level(obj: NDArray[np.complexfloating], weight: NDArray[np.floating]) -> float:

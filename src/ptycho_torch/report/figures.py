@@ -40,6 +40,7 @@ __all__ = [
     "save_figure",
     "scan_figure",
     "training_figure",
+    "uncertainty_figure",
 ]
 
 _MASKED = "#d9dfe8"
@@ -207,6 +208,41 @@ def reconstruction_figure(rec: Reconstruction, title: str | None = None) -> Figu
     for axes in (left, right):
         _scale_bar(axes, extent)
     figure.suptitle(drawable(title or f"{len(rec.positions)} frames"), fontsize=11, parse_math=False)
+    return figure
+
+
+def uncertainty_figure(rec: Reconstruction) -> Figure:
+    """Sigma of amplitude and phase of each pixel, one colour bar a panel, masked where nothing was measured.
+
+    ``rec`` must have both.
+    """
+    assert rec.sigma_amplitude is not None
+    assert rec.sigma_phase is not None
+    part = _trim(rec.measured())
+    extent = _extent((float(rec.origin_xy[0]), float(rec.origin_xy[1])), part)
+    amplitude, phase = rec.sigma_amplitude[part], rec.sigma_phase[part]
+    tall = np.clip(amplitude.shape[0] / max(amplitude.shape[1], 1), 0.4, 1.6)
+    figure = _new(10.5, 1.1 + 3.7 * float(tall))
+    for axes, values, title, label in zip(
+        figure.subplots(1, 2),
+        (amplitude, phase),
+        ("Amplitude: nine of ten errors within 1.645 sigma", "Phase: nine of ten errors within 1.645 sigma"),
+        ("sigma of amplitude", "sigma of phase (rad)"),
+        strict=True,
+    ):
+        known = np.isfinite(values)
+        top = _limits(values[known])[1]
+        _panel(
+            axes,
+            values,
+            known,
+            extent,
+            title=title,
+            label=label,
+            cmap="cividis",
+            limits=(0.0, max(top, 1e-12)),
+        )
+        _scale_bar(axes, extent)
     return figure
 
 

@@ -31,6 +31,7 @@ _NUMBERS: Final = (
     "detector_object_distance_m", "photon_energy_eV", "probe_photon_count", "exposure_time_s",
     "mass_attenuation_m2_per_kg", "tomography_angle_deg", "focus_object_distance_m", "tilt_angle_deg",
 )  # fmt: skip
+_SIGMAS: Final = ("sigma_amplitude", "sigma_phase")
 _NEEDED: Final = ("detector_object_distance_m", "photon_energy_eV")
 
 
@@ -42,7 +43,8 @@ class Product:
     modes, N, N) complex; ``opr_weights``: (M, OPR modes) or None; ``object``: (layers, H, W) complex;
     ``pixel_m``: (width, height) of an object pixel; ``centre_m``: (x, y) of the object array's centre;
     ``layer_spacing_m``; ``losses``: (K, 2) epoch and value; ``photon_counts``: (M,) or None; ``numbers``:
-    further facts by ptychodus' names; ``far_field``, ``polarization``.
+    further facts by ptychodus' names; ``far_field``, ``polarization``; ``sigma_amplitude``, ``sigma_phase``:
+    (H, W) error bars of the object, which ptychodus passes over, or None.
     """
 
     positions_m: NDArray[np.float64]
@@ -61,6 +63,8 @@ class Product:
     numbers: dict[str, float] = field(default_factory=dict)
     far_field: bool = True
     polarization: str | None = None
+    sigma_amplitude: NDArray[np.float32] | None = None
+    sigma_phase: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.object.ndim != 3 or self.probe.ndim != 4:
@@ -72,6 +76,10 @@ class Product:
             raise DataError(
                 f"product: expected positions ({len(self.indexes)}, 2), found {self.positions_m.shape}"
             )
+        for key in _SIGMAS:
+            sigma = getattr(self, key)
+            if sigma is not None and np.shape(sigma) != self.object.shape[1:]:
+                raise DataError(f"product: {key}: expected {self.object.shape[1:]}, found {np.shape(sigma)}")
         if not all(np.isfinite(v) and v > 0 for v in self.pixel_m):
             raise DataError(f"product: pixel size: expected positive metres, found {self.pixel_m}")
 
@@ -139,6 +147,10 @@ class _Layer:
         step = self.data.chunks[0]
         for row in range(0, self.shape[1], step):
             made[0, row : row + step] = self.data[row : row + step]
+
+
+def _sigma(file: H5File, key: str) -> NDArray[np.float32] | None:
+    return read_array(file, key, 2, "f").astype(np.float32) if key in file else None
 
 
 def _number(attrs: Any, path: Path, *names: str, default: float | None = None) -> float:
@@ -212,6 +224,7 @@ def read_product(path: str | Path) -> Product:
                 numbers,
                 bool(attrs.get("far_field", True)),
                 _text(attrs["polarization"]) if "polarization" in attrs else None,
+                *(_sigma(file, key) for key in _SIGMAS),
             )
         except DataError as error:
             raise ScanError(f"{path}: {error}") from error
@@ -246,6 +259,7 @@ def write_product(product: Product, path: str | Path) -> None:
         for key, value in (
             ("probe_photon_counts", product.photon_counts),
             ("opr_weights", product.opr_weights),
+            *((key, getattr(product, key)) for key in _SIGMAS),
         ):
             if value is not None:
                 file[key] = value

@@ -5,23 +5,26 @@ R = sum_m (|F psi_m| - A_m)^2 / sum_m A_m^2
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import poisson
 from torch import Tensor
 
-from ptycho_torch.physics.projection import project
+from ptycho_torch.physics.projection import intensity, project
 from ptycho_torch.physics.regions import Placement, crop_patches, place, shifted_probes
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.measured import Measured
 from ptycho_torch.solvers.start import in_one_unit, object_on
 
-__all__ = ["misfit_sums", "residual"]
+__all__ = ["misfit_sums", "noise_floor", "residual"]
 
 _BATCH: Final = 64
+_RATES: Final = np.geomspace(1e-4, 1e3, 400)
 
 
 @torch.inference_mode()
@@ -87,6 +90,53 @@ def misfit_sums(
         error += float(misfit.square().sum())
         total += float(measured.square().sum())
     return error, total
+
+
+@torch.inference_mode()
+def noise_floor(
+    rec: Reconstruction, scan: Scan, *, frames: int = 64, seed: int = 0, device: str | torch.device = "cpu"
+) -> float:
+    """Return the R that the noise of counts alone would leave, if the reconstruction were the truth.
+
+    ``sum v(lambda) / sum lambda`` with the rates ``lambda = |F psi|^2`` and the mean square of an amplitude's noise,
+    ``v = E (sqrt n - sqrt lambda)^2``, n by Poisson: ``lambda`` where it is dark, 1/4 where it is bright. An object that was fitted
+    to the frames comes below it, since it explains some of their noise, too.
+
+    Parameters
+    ----------
+    rec : Reconstruction
+    scan : Scan
+        Whose frames are counts.
+    frames : int
+        Draw so many at most.
+    seed : int
+    device : str or torch.device
+    """
+    source, waves, scale = in_one_unit(scan, rec, device)
+    chosen = _chosen(scan.n_frames, None, frames, seed)
+    placed = place(rec.positions[chosen], scan.N)
+    canvas = torch.from_numpy(object_on(rec, placed)).to(device)
+    probes = shifted_probes(torch.from_numpy(waves).to(device), placed.fractions.to(device))
+    here = crop_patches(canvas, placed.corners.to(device), scan.N).unsqueeze(1)
+    rates = intensity(torch.fft.fft2(here * probes, norm="ortho")) * scale**2
+    if source.good is not None:
+        rates = rates[:, source.good]
+    seen = rates.cpu().double().numpy().ravel()
+    return float(np.sum(_noise(seen)) / max(float(np.sum(seen)), 1e-30))
+
+
+def _noise(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean square of ``sqrt n - sqrt lambda`` for Poisson counts n of rates lambda, from a table."""
+    bright = 0.25 * (1 + 3 / (8 * np.maximum(rates, 1.0)))
+    inside = np.interp(rates, _RATES, _table())
+    return np.where(rates > _RATES[-1], bright, np.where(rates < _RATES[0], rates, inside))
+
+
+@cache
+def _table() -> NDArray[np.float64]:
+    counts = np.arange(1500)
+    chances = poisson.pmf(counts[None, :], _RATES[:, None])
+    return np.asarray((chances * np.square(np.sqrt(counts) - np.sqrt(_RATES)[:, None])).sum(1))
 
 
 def _chosen(count: int, which: ArrayLike | None, most: int, seed: int) -> NDArray[np.int64]:

@@ -19,7 +19,14 @@ from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import LearnedOptions
 from ptycho_torch.solvers.start import flat_start
-from ptycho_torch.workflows.solving import PROBE_FRAMES, PROBE_SWEEPS, polishing, starts_flat, with_probe
+from ptycho_torch.workflows.solving import (
+    PROBE_FRAMES,
+    PROBE_SWEEPS,
+    photons_per_pixel,
+    polishing,
+    starts_flat,
+    with_probe,
+)
 
 __all__ = ["Described", "describe", "plan_of"]
 
@@ -172,7 +179,7 @@ def plan_of(scan: Scan) -> dict[str, Any]:
         Fourier transform that is timed now; ``bytes``: of memory at most.
     """
     flat, learned = starts_flat(scan), LearnedOptions()
-    sweeps = polishing(flat).sweeps
+    sweeps = polishing(flat, photons=photons_per_pixel(scan)).sweeps
     frame = _TRANSFORMS["sweep"] * sweeps
     steps = [f"{sweeps} iterative sweeps"]
     if flat:

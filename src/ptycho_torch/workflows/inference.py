@@ -19,7 +19,7 @@ from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.files import ensure_output_dir, require_new, write_bytes_atomic, write_text_atomic
 from ptycho_torch.files.memory import memory_capped, memory_limit
 from ptycho_torch.reconstruction.predict import reconstruct as predict
-from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure
+from ptycho_torch.report.figures import figure_png, reconstruction_figure, scan_figure, uncertainty_figure
 from ptycho_torch.report.html import Section, write_report
 from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import Reconstruction, save_reconstruction
@@ -29,6 +29,7 @@ from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, Solv
 from ptycho_torch.solvers.epie import Epie
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
+from ptycho_torch.uncertainty.sigma import with_sigma
 from ptycho_torch.workflows.records import described
 from ptycho_torch.workflows.run_folder import RunFolder
 from ptycho_torch.workflows.solving import (
@@ -36,6 +37,8 @@ from ptycho_torch.workflows.solving import (
     judged,
     kept_back,
     network_of,
+    only_noise_is_left,
+    photons_per_pixel,
     polishing,
     read_once,
     solve,
@@ -344,20 +347,30 @@ def _job(
 
 
 def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
-    """The network's image, refined where asked, and R of the frames that were used and of those that were not."""
+    """The image with what is asked for, and R of the frames that were used and of those that were not."""
     seen = job.scan.select(~job.hidden) if job.hidden.any() else job.scan
+    result = _solved(job, seen, refinement, listeners)
+    if job.config.uncertainty:
+        result = with_sigma(
+            result, seen, lambda scan: _solved(job, scan, refinement, Listeners()), device=job.device
+        )
+    return judged(result, job.scan, job.hidden, job.device)
+
+
+def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
+    """The network's image, refined where asked."""
     patience = _PATIENCE[job.config.effort]
-    options = polishing(job.flat, patience) if refinement is None else refinement.options
+    by_itself = polishing(job.flat, patience, photons_per_pixel(seen))
+    options = by_itself if refinement is None else refinement.options
     if job.flat and job.solver is not None:
-        result = job.solver.solve(with_probe(seen), None, options, listeners.sweep)
-        return judged(result, job.scan, job.hidden, job.device)
+        return job.solver.solve(with_probe(seen), None, options, listeners.sweep)
     result = _network(job, seen, listeners)
-    if job.solver is not None:
+    left = refinement is not None or not only_noise_is_left(result, seen, job.device)
+    if job.solver is not None and left:
         before = residual(result, seen, device=job.device)
         result = job.solver.solve(seen, result, options, listeners.sweep)
         result = replace(result, info={**result.info, "residual_before_refinement": before})
-    provenance = {**result.provenance, "bundle": job.network.name}
-    return judged(replace(result, provenance=provenance), job.scan, job.hidden, job.device)
+    return replace(result, provenance={**result.provenance, "bundle": job.network.name})
 
 
 def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
@@ -384,7 +397,9 @@ def _save(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     if job.geometry is not None:
         files["product"] = folder / "product.h5"
         parts = rec.object, rec.origin_xy, rec.positions, rec.probe
-        write_product(Product.of(*parts, job.geometry, job.name, json_text(done.metrics)), files["product"])
+        made = Product.of(*parts, job.geometry, job.name, json_text(done.metrics))
+        sigmas = rec.sigma_amplitude, rec.sigma_phase
+        write_product(replace(made, sigma_amplitude=sigmas[0], sigma_phase=sigmas[1]), files["product"])
     files["metrics"] = folder / "metrics.json"
     write_text_atomic(files["metrics"], json_text(done.metrics))
 
@@ -393,13 +408,17 @@ def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
     """Write picture and report; a failure is a warning."""
     try:
         title = f"{job.name}, {job.scan.n_frames} frames"
-        picture = figure_png(reconstruction_figure(done.whole(), title))
+        rec = done.whole()
+        picture = figure_png(reconstruction_figure(rec, title))
         write_bytes_atomic(folder / "reconstruction.png", picture)
         done.files["figure"] = folder / "reconstruction.png"
         caption = "Amplitude and phase, masked where nothing was measured"
         scan_picture = figure_png(scan_figure(job.scan))
+        pictures = [(caption, picture)]
+        if rec.sigma_phase is not None:
+            pictures.append(("Error bars", figure_png(uncertainty_figure(rec))))
         sections = [
-            Section("Object", "", done.metrics, [(caption, picture)]),
+            Section("Object", "", done.metrics, pictures),
             Section("Scan", "", {}, [("Positions, mean frame, probe guess", scan_picture)]),
         ]
         write_report(folder / "report.html", f"Reconstruction of {job.name}", sections)

@@ -25,13 +25,16 @@ from ptycho_torch.scan.remembered import RememberedFrames
 from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions
 from ptycho_torch.solvers.learned import Learned
-from ptycho_torch.solvers.residual import residual
+from ptycho_torch.solvers.residual import noise_floor, residual
+from ptycho_torch.uncertainty.sigma import with_sigma
 
 __all__ = [
     "Network",
     "judged",
     "kept_back",
     "network_of",
+    "only_noise_is_left",
+    "photons_per_pixel",
     "polishing",
     "probe_of",
     "read_once",
@@ -49,6 +52,11 @@ PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
 """Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
 _CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
+_FEW = 10.0
+_HARDLY_ANY = 1.0
+"""Photons per pixel of a frame below which sweeps get no momentum, and below which they stop early or are left out."""
+_NOISE = 1.5
+"""Times the noise of counts up to which a learned image has nothing left to be explained by sweeps."""
 _ALIKE = 0.5
 """Correlation of two probes above which they are taken for one beam."""
 _NEIGHBOURS = 4
@@ -132,9 +140,53 @@ def starts_flat(scan: Scan) -> bool:
     return float(np.median(distance)) < _CLOSE * scan.N
 
 
-def polishing(flat: bool, patience: float = 1.0) -> RefineOptions:
-    """Return the sweeps that follow by themselves, 30 or 20 times ``patience``, with the whole step."""
-    return RefineOptions(sweeps=round((30 if flat else 20) * patience), step=1.0)
+def photons_per_pixel(scan: Scan) -> float:
+    """Return the mean count of a frame's pixel; infinity where frames are not counts, so that nobody knows.
+
+    Examples
+    --------
+    >>> frames = np.full((2, 4, 4), 3.0, np.float32)
+    >>> photons_per_pixel(Scan(frames, np.zeros((2, 2)), counts_known=True)), photons_per_pixel(Scan(frames, np.zeros((2, 2))))
+    (9.0, inf)
+    """
+    return scan.mean_power / scan.N**2 if scan.counts_known else float("inf")
+
+
+def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) -> RefineOptions:
+    """Return the sweeps that follow by themselves, with the whole step.
+
+    Parameters
+    ----------
+    flat : bool
+        From a flat object, 30 of them, or from the learned solver's, 20.
+    patience : float
+        Factor on their number.
+    photons : float
+        Per pixel of a frame. Where they are few, what goes on along the way of the last sweep goes on along its
+        noise: no momentum then; and below one, ten sweeps whose steps fall sooner.
+
+    Examples
+    --------
+    >>> polishing(True).sweeps, polishing(False).momentum, polishing(False, photons=3).momentum
+    (30, 0.9, 0.0)
+    """
+    if photons < _HARDLY_ANY:
+        return RefineOptions(sweeps=max(1, round(10 * patience)), step=1.0, momentum=0.0, settling=1.0)
+    sweeps = max(1, round((30 if flat else 20) * patience))
+    options = RefineOptions(sweeps=sweeps, step=1.0)
+    return replace(options, momentum=0.0) if photons < _FEW else options
+
+
+def only_noise_is_left(rec: Reconstruction, scan: Scan, device: str = "cpu") -> bool:
+    """Whether photons are so few that an image explains its frames about up to their noise, which sweeps would fit.
+
+    References
+    ----------
+    .. [1] V. A. Morozov, Soviet Mathematics Doklady 7, 414 (1966), for the principle.
+    """
+    if photons_per_pixel(scan) >= _HARDLY_ANY:
+        return False
+    return residual(rec, scan, frames=64, device=device) <= _NOISE * noise_floor(rec, scan, device=device)
 
 
 def solve(
@@ -166,7 +218,8 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     part = scan
     if scan.n_frames > PROBE_FRAMES:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))
-    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=PROBE_SWEEPS)).probe
+    options = replace(polishing(True, photons=photons_per_pixel(scan)), sweeps=PROBE_SWEEPS)
+    return SOLVERS.get("epie")(device).solve(part, None, options).probe
 
 
 def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
@@ -193,6 +246,7 @@ def reconstruct(
     sweeps: int = 10,
     refine: int | None = None,
     withhold: float = 0.02,
+    uncertainty: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -209,8 +263,12 @@ def reconstruct(
     refine : int, optional
         Sweeps of the iterative solver ``epie`` afterwards. Default: 20 after the shipped network; 30 from a flat
         object where frames overlap much, since there sweeps alone are as good and faster; none with ``model``.
+        Fewer where photons are few, and none where the learned image leaves only their noise unexplained.
     withhold : float
         Part of the frames that is kept from the solver to measure ``residual_withheld`` on.
+    uncertainty : bool
+        Also give ``sigma_amplitude`` and ``sigma_phase``; takes about eight times as long. See
+        :func:`ptycho_torch.uncertainty.with_sigma`.
     device : str, optional
         Default: a GPU where there is one.
     progress : callable, optional
@@ -238,21 +296,39 @@ def reconstruct(
     scan = scan if isinstance(scan, Scan) else open_scan(scan, require_probe=False)
     where = device or device_of("auto")
     network = network_of(model, where)
-    if network.solver is None:
-        done = predict(network.model, scan, progress=progress)
-        return replace(done, residual=residual(done, scan, device=where))
-    hidden = kept_back(scan, withhold)
+    hidden = kept_back(scan, withhold if network.solver is not None else 0.0)
     scan = read_once(scan, hidden)
     seen = scan.select(~hidden) if hidden.any() else scan
-    epie = SOLVERS.get("epie")(where)
-    if model is None and refine is None and starts_flat(scan):
-        return judged(epie.solve(with_probe(seen), None, polishing(True), progress), scan, hidden, where)
-    done = solve(seen, network, LearnedOptions(sweeps=sweeps), device=where, progress=progress)
-    if refine is None and model is None:
-        done = epie.solve(seen, done, polishing(False))
-    elif refine:
-        done = epie.solve(seen, done, RefineOptions(sweeps=refine, step=1.0))
+
+    def image(these: Scan, told: Progress | None = None) -> Reconstruction:
+        if network.solver is None:
+            return predict(network.model, these, progress=told)
+        if model is None and refine is None:
+            return _by_itself(these, network, sweeps, where, told)
+        done = solve(these, network, LearnedOptions(sweeps=sweeps), device=where, progress=told)
+        if not refine:
+            return done
+        return SOLVERS.get("epie")(where).solve(these, done, RefineOptions(sweeps=refine, step=1.0))
+
+    done = image(seen, progress)
+    if uncertainty:
+        done = with_sigma(done, seen, image, device=where)
+    if network.solver is None:
+        return replace(done, residual=residual(done, scan, device=where))
     return judged(done, scan, hidden, where)
+
+
+def _by_itself(
+    scan: Scan, network: Network, sweeps: int, device: str, progress: Progress | None
+) -> Reconstruction:
+    """The way to an image that overlap and photons ask for."""
+    epie, photons = SOLVERS.get("epie")(device), photons_per_pixel(scan)
+    if starts_flat(scan):
+        return epie.solve(with_probe(scan), None, polishing(True, photons=photons), progress)
+    done = solve(scan, network, LearnedOptions(sweeps=sweeps), device=device, progress=progress)
+    if only_noise_is_left(done, scan, device):
+        return done
+    return epie.solve(scan, done, polishing(False, photons=photons))
 
 
 def _sample(hidden: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from test_epie import SCAN, shifted, truth
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.result import Reconstruction
-from ptycho_torch.solvers.residual import residual
+from ptycho_torch.simulation import simulate_scan
+from ptycho_torch.solvers.residual import noise_floor, residual
 
 
 def worse() -> Reconstruction:
@@ -47,6 +48,16 @@ def test_it_says_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
         residual(rec, SCAN)
     assert not caplog.records
     np.testing.assert_array_equal(rec.object, kept)
+
+
+@pytest.mark.parametrize("photons", [1e2, 1e4])
+def test_the_floor_is_what_noise_leaves_of_the_truth(photons: float) -> None:
+    noisy = simulate_scan(SCAN.object_guess, SCAN.probe, SCAN.positions, photons=photons, seed=3)
+    scale = float(np.sqrt(noisy.mean_power / SCAN.mean_power))
+    rec = dataclasses.replace(
+        truth(), probe=truth().probe * scale, intensity_scale=truth().intensity_scale * scale
+    )
+    assert noise_floor(rec, noisy) == pytest.approx(residual(rec, noisy), rel=0.05)
 
 
 def test_another_scan_is_refused() -> None:

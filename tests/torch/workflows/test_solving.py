@@ -14,8 +14,18 @@ from ptycho_torch.errors import BundleNotFoundError
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers import LearnedOptions
-from ptycho_torch.workflows.solving import Network, kept_back, reconstruct, solve, starts_flat
+from ptycho_torch.solvers import SOLVERS, LearnedOptions
+from ptycho_torch.uncertainty import relative_error
+from ptycho_torch.workflows.solving import (
+    Network,
+    kept_back,
+    only_noise_is_left,
+    photons_per_pixel,
+    polishing,
+    reconstruct,
+    solve,
+    starts_flat,
+)
 
 SIZE = 32
 
@@ -134,6 +144,50 @@ def test_a_scan_without_a_probe_starts_from_a_disk(caplog: pytest.LogCaptureFixt
     image = reconstruct(replace(scan_of(5.0), probe=None), refine=2)
     assert "no probe guess" in caplog.text
     assert np.isfinite(image.object).all()
+
+
+def wrong(rec: Reconstruction, scan: Scan) -> float:
+    assert scan.object_guess is not None
+    return relative_error(rec, scan.object_guess)
+
+
+@pytest.mark.parametrize(
+    ("step", "photons", "part"), [(5.0, 300.0, 0.97), (5.0, 4000.0, 1), (10.0, 300.0, 0.97)]
+)
+def test_few_photons_get_sweeps_that_do_not_fit_their_noise(step: float, photons: float, part: float) -> None:
+    scan = scan_of(step, edge=80, photons=photons)
+    start = None if starts_flat(scan) else reconstruct(scan, refine=0, withhold=0)
+    many = SOLVERS.get("epie")("cpu").solve(scan, start, polishing(start is None))
+    assert wrong(reconstruct(scan, withhold=0), scan) < part * wrong(many, scan)
+
+
+def test_photons_choose_the_sweeps() -> None:
+    assert [polishing(True, 1.0, photons).momentum for photons in (0.5, 5, 50)] == [0.0, 0.0, 0.9]
+    assert [polishing(False, 1.0, photons).sweeps for photons in (0.5, 5, 50)] == [10, 20, 20]
+    assert polishing(True, 0.5, 0.5).sweeps == 5
+    assert polishing(True).sweeps == 30
+    scan = scan_of(14.0, photons=SIZE**2 * 7.0)
+    assert photons_per_pixel(scan) == pytest.approx(7, rel=0.01)
+    assert photons_per_pixel(replace(scan, counts_known=False)) == float("inf")
+
+
+def test_only_few_photons_leave_only_noise() -> None:
+    dim, bright = scan_of(10.0, edge=80, photons=300), scan_of(10.0, edge=80, photons=1e6)
+    learned = {scan.mean_power: reconstruct(scan, refine=0, withhold=0) for scan in (dim, bright)}
+    assert only_noise_is_left(learned[dim.mean_power], dim)
+    assert not only_noise_is_left(learned[bright.mean_power], bright)
+    # What is wrong by far leaves more than noise, however few the photons.
+    found = learned[dim.mean_power]
+    assert not only_noise_is_left(replace(found, object=3 * found.object), dim)
+
+
+def test_error_bars_come_with_the_image() -> None:
+    scan = scan_of(10.0, edge=64)
+    plain, barred = reconstruct(scan), reconstruct(scan, uncertainty=True)
+    assert plain.sigma_phase is None
+    assert np.array_equal(barred.object, plain.object)
+    assert barred.residual == plain.residual
+    assert np.array_equal(np.isfinite(barred.sigma_phase), barred.measured())
 
 
 def test_a_missing_bundle_is_an_error() -> None:

@@ -1,0 +1,331 @@
+"""The `uncertainty` benchmark: do nine of ten true errors lie within the error bars that `reconstruct --uncertainty` gives?
+
+    python benchmarks/uncertainty.py               # objects and probes that neither pretraining nor calibration saw
+    python benchmarks/uncertainty.py --fit         # calibrate first, on random ones; writes calibration.json too
+    python benchmarks/uncertainty.py --star        # measured data: sigma against the difference of two halves
+
+Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus. Every cell is kept in a file
+of its own: a run that was stopped goes on where it was, with the same shipped weights; ``--fresh`` begins anew.
+`covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's correlation of sigma with
+the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby; `rank of 2 px and pixel`: of
+these two, which no sigma can much exceed. `cost`: time with error bars over
+time without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import norm, spearmanr
+from skimage import data, transform
+
+from harness import keep, parser, table
+from ptycho_torch import reconstruct
+from ptycho_torch.bundle.shipped import shipped_bundle
+from ptycho_torch.files import write_text_atomic
+from ptycho_torch.scan import Scan, open_scan
+from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+from ptycho_torch.simulation.variety import random_object, random_probe, spoiled_probe
+from ptycho_torch.uncertainty import Calibration, errors_against, fitted, replicates, shipped_calibration
+from ptycho_torch.uncertainty import calibration as home
+from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
+
+DOSES = (1e3, 1e5, 1e7, 1e9)
+STEPS = (8, 16, 28)
+"""Distances of frames for N = 64; for other N in proportion."""
+SIZE, EDGE = 64, 124
+FITTED = (*range(20), *range(40, 48))
+MOST = 3000
+"""Pixels of a cell that are kept."""
+
+
+# ------------------------------------------------------------------ scans
+@cache
+def picture(name: str, edge: int) -> NDArray[np.float64]:
+    """A sample picture of scikit-image, 0 to 1."""
+    image = getattr(data, name)().astype(float)
+    image = image[..., :3].mean(-1) if image.ndim == 3 else image
+    square = min(image.shape)
+    image = transform.resize(image[:square, :square], (edge, edge), anti_aliasing=True)
+    return np.asarray((image - image.min()) / np.ptp(image))
+
+
+def held_out(number: int, edge: int = EDGE) -> NDArray[np.complex128]:
+    """Objects that pretraining and calibration keep out: photographs, lines, a star."""
+    kinds = (
+        lambda: (0.6 + 0.4 * picture("camera", edge)) * np.exp(1.2j * (picture("coins", edge) - 0.4)),
+        lambda: make_object("siemens", edge),
+        lambda: np.exp(2j * picture("moon", edge)) * (0.8 + 0.2 * picture("brick", edge)),
+        lambda: make_object("lines", edge, 7) / 3,
+        lambda: np.exp(-(0.3 + 1j) * picture("cell", edge)),
+        lambda: (0.3 + 0.7 * picture("astronaut", edge)) * np.exp(1j * picture("grass", edge)),
+    )
+    return np.asarray(kinds[number % len(kinds)]())
+
+
+def scan_to_judge(dose: float, step: int, number: int, seed: int, size: int) -> Scan:
+    """Cell ``number`` of a dose and a step; its probe, and whether the guess is true, change with it."""
+    part = size / SIZE
+    obj = held_out(number + 3 * DOSES.index(dose) + STEPS.index(step), round(EDGE * part))
+    probe = make_probe(("zoneplate", "disk", "gaussian")[(number + STEPS.index(step)) % 3], size)
+    positions = make_positions(
+        "grid", obj.shape, size, step=step * part, jitter=0.1 * step * part, seed=seed + number
+    )
+    scan = simulate_scan(obj, probe, positions, photons=dose, seed=seed + 17 * number)
+    return (
+        replace(scan, probe=spoiled_probe(scan.probe, np.random.default_rng(number))) if number == 2 else scan
+    )
+
+
+def fitting_scan(number: int, seed: int) -> Scan:
+    """Random object, probe, spacing and dose, from 40 on a low one; every third probe guess is wrong, every sixth N is 64."""
+    rng = np.random.default_rng((seed, number))
+    size = 64 if number % 6 == 0 else 32
+    edge = round(2.3 * size)
+    step = float(np.exp(rng.uniform(np.log(size / 9), np.log(size / 2))))
+    positions = make_positions("grid", (edge, edge), size, step=step, jitter=0.1 * step, seed=number)
+    obj, probe = random_object(edge, rng), random_probe(size, rng)
+    exponent = rng.uniform(2.7, 9 if number < 40 else 4.2)
+    scan = simulate_scan(obj, probe, positions, photons=10**exponent, seed=number)
+    return replace(scan, probe=spoiled_probe(scan.probe, rng)) if number % 3 == 1 else scan
+
+
+# ------------------------------------------------------------------ cells
+def cell(path: Path, scan: Scan, fresh: bool) -> dict[str, NDArray[Any]]:
+    """Features and true errors of a scan's pixels, from its file or computed."""
+    if path.exists() and not fresh:
+        with np.load(path) as kept:
+            return dict(kept)
+
+    def solve(these: Scan) -> Any:
+        return reconstruct(these, withhold=0.0, device="cpu")
+
+    began = time.process_time()
+    rec = solve(scan)
+    alone = time.process_time() - began
+    found = replicates(rec, scan, solve)
+    whole = time.process_time() - began
+    true = errors_against(rec, scan.object_guess)
+    wrong = np.stack([true.amplitude, true.phase])
+    near = np.sqrt(_nearby(wrong**2, rec.weight > 0))
+    here = found.measured & np.isfinite(wrong).all(0)
+    at = np.flatnonzero(here)
+    at = np.sort(np.random.default_rng(0).choice(at, min(MOST, len(at)), replace=False))
+    made = {
+        "features": found.features.reshape(2, -1, here.size)[:, :, at],
+        "errors": wrong.reshape(2, -1)[:, at],
+        "near": near.reshape(2, -1)[:, at],
+        "seconds": np.array([alone, whole]),
+        "size": np.array([np.median(np.abs(rec.object[here]))]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **made)
+    return made
+
+
+def _nearby(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    values = np.nan_to_num(values)
+    top = np.stack([ndimage.gaussian_filter(part * known, 2.0) for part in values])
+    return np.asarray(top / np.maximum(ndimage.gaussian_filter(known.astype(np.float32), 2.0), 1e-6))
+
+
+def calibrate(cells: Sequence[dict[str, NDArray[Any]]], arguments: Any, each: int = 80) -> Calibration:
+    """Weights from ``each`` pixels of every cell."""
+    parts = []
+    for channel in range(2):
+        features = np.concatenate([c["features"][channel][:, :: _every(c, each)].T for c in cells])
+        errors = np.concatenate([c["errors"][channel][:: _every(c, each)] for c in cells])
+        parts.append(fitted(features, errors))
+    provenance = {
+        "command": "python benchmarks/uncertainty.py --fit",
+        "date": time.strftime("%Y-%m-%d"),
+        "scans": f"{len(cells)} of random objects and probes of the kinds that pretraining draws, seed {arguments.seed}",
+        "solver": "reconstruct, its defaults, nothing withheld",
+    }
+    return Calibration(np.array(parts), provenance)
+
+
+def _every(one: dict[str, NDArray[Any]], each: int) -> int:
+    return max(1, one["errors"].shape[1] // each)
+
+
+def sigma_of(one: dict[str, NDArray[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    """Sigma of the kept pixels, (2, K)."""
+    sigma = np.exp(np.einsum("cf,cfk->ck", calibration.weights, one["features"].astype(np.float64)))
+    sigma[1] = np.minimum(sigma[1], home.LARGEST_PHASE)
+    return np.asarray(sigma)
+
+
+def judged(one: dict[str, NDArray[Any]], calibration: Calibration) -> dict[str, Any]:
+    """Figures of one cell."""
+    row: dict[str, Any] = {}
+    for name, sigma, errors, near in zip(
+        CHANNELS, sigma_of(one, calibration), one["errors"], one["near"], strict=True
+    ):
+        row |= {
+            f"{name} covered": float(np.mean(np.abs(errors) <= NORMAL * sigma)),
+            f"{name} rms error": float(np.sqrt(np.mean(errors**2))),
+            f"{name} rank": float(spearmanr(sigma, np.abs(errors))[0]),
+            f"{name} rank, 2 px": float(spearmanr(sigma, near)[0]),
+        }
+    alone, whole = one["seconds"]
+    return row | {"seconds": float(alone), "cost": float(whole / alone)}
+
+
+def pooled(
+    cells: Sequence[dict[str, NDArray[Any]]], calibration: Calibration
+) -> tuple[dict[str, Any], list[NDArray[np.float64]]]:
+    """Figures over all cells, as many pixels of each; and (2, K) sigma and error of each channel."""
+    least = min(one["errors"].shape[1] for one in cells)
+    row: dict[str, Any] = {"cells": len(cells)}
+    kept = []
+    for channel, name in enumerate(CHANNELS):
+        sigma = np.concatenate([sigma_of(one, calibration)[channel][:least] for one in cells])
+        errors = np.concatenate([np.abs(one["errors"][channel][:least]) for one in cells])
+        near = np.concatenate([one["near"][channel][:least] for one in cells])
+        row |= {
+            f"{name} covered": float(np.mean(errors <= NORMAL * sigma)),
+            f"{name} rank": float(spearmanr(sigma, errors)[0]),
+            f"{name} rank, 2 px": float(spearmanr(sigma, near)[0]),
+            f"{name} rank of 2 px and pixel": float(spearmanr(near, errors)[0]),
+        }
+        kept.append(np.stack([sigma, errors]))
+    return row | {"cost": float(np.median([one["seconds"][1] / one["seconds"][0] for one in cells]))}, kept
+
+
+# ------------------------------------------------------------------ the star
+def star(arguments: Any) -> list[dict[str, Any]]:
+    """Sigma of an image from half of the frames against its difference from the other half's image."""
+    scan = open_scan(arguments.shared / "data/siemens_star_aps.npz")
+    scan = scan.select(np.arange(0, scan.n_frames, 8 if arguments.quick else 1))
+    first, second = scan.halves()
+    rec = reconstruct(first, uncertainty=True, withhold=0.0)
+    other = reconstruct(second, withhold=0.0)
+    wrong = errors_against(rec, other.object, other.origin_xy)
+    middle = rec.weight > 0.3 * rec.weight.max()
+    rows = []
+    for name, sigma, difference in zip(
+        CHANNELS, (rec.sigma_amplitude, rec.sigma_phase), (wrong.amplitude, wrong.phase), strict=True
+    ):
+        here = middle & np.isfinite(difference)
+        size, bar = np.abs(difference[here]), np.sqrt(2) * sigma[here]
+        rows.append(
+            {
+                "frames": first.n_frames,
+                "what": name,
+                "rms difference": float(np.sqrt(np.mean(size**2))),
+                "median sigma of the difference": float(np.median(bar)),
+                "covered": float(np.mean(size <= NORMAL * bar)),
+                "rank": float(spearmanr(bar, size)[0]),
+            }
+        )
+    return rows
+
+
+# ------------------------------------------------------------------ figure
+def figure(
+    kept: Sequence[NDArray[np.float64]], cells: Sequence[dict[str, NDArray[Any]]], calibration: Calibration
+) -> Figure:
+    """Reliability: how often errors lie within an interval of a stated level; and error against sigma."""
+    made = Figure(figsize=(9, 4), layout="constrained")
+    left, right = made.subplots(1, 2)
+    levels = np.linspace(0.05, 0.99, 48)
+    bars = norm.ppf(0.5 + levels / 2)
+    for channel, (name, colour) in enumerate(zip(CHANNELS, ("#0072b2", "#d55e00"), strict=True)):
+        for one in cells:
+            ratio = np.abs(one["errors"][channel]) / sigma_of(one, calibration)[channel]
+            left.plot(levels, [np.mean(ratio <= bar) for bar in bars], color=colour, lw=0.4, alpha=0.35)
+        sigma, errors = kept[channel]
+        left.plot(levels, [np.mean(errors <= bar * sigma) for bar in bars], color=colour, lw=2, label=name)
+        order = np.array_split(np.argsort(sigma), 25)
+        right.plot(
+            [np.median(sigma[part]) * NORMAL for part in order],
+            [np.quantile(errors[part], 0.9) for part in order],
+            "o-",
+            ms=3,
+            color=colour,
+            label=name,
+        )
+    left.plot([0, 1], [0, 1], "k:", lw=1)
+    left.set(xlabel="stated level of the interval", ylabel="part of the pixels inside")
+    left.set_title("Thin: single scans; thick: all", fontsize=10)
+    line = np.array(right.get_xlim())
+    right.plot(line, line, "k:", lw=1)
+    right.set(
+        xscale="log", yscale="log", xlabel="1.645 sigma", ylabel="true error that nine of ten do not exceed"
+    )
+    right.set_title("Amplitude, and phase in radians", fontsize=10)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    return made
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument(
+        "--fit", action="store_true", help="calibrate first, and write the package's calibration.json"
+    )
+    made.add_argument("--size", type=int, default=SIZE, help="N of the frames; default: 64")
+    made.add_argument("--star", action="store_true", help="the measured star only")
+    made.add_argument("--fresh", action="store_true", help="compute cells anew")
+    arguments = made.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    if arguments.star:
+        rows = star(arguments)
+        print(table(rows), keep("uncertainty-star", arguments, {"rows": rows}), sep="\n")
+        return
+    weights = hashlib.sha256(shipped_bundle().read_bytes()).hexdigest()[:8]
+    folder = arguments.output / f"uncertainty-cells-{weights}"
+    calibration = shipped_calibration() if not arguments.fit else _fit(folder, arguments)
+    doses, steps, objects = (DOSES, STEPS, 3) if not arguments.quick else ((1e3, 1e7), (28,), 1)
+    rows, cells = [], []
+    for dose in doses:
+        for step in steps:
+            for number in range(objects):
+                scan = scan_to_judge(dose, step, number, arguments.seed + 1000, arguments.size)
+                name = f"{arguments.size}-{dose:.0e}-{step}-{number}-{arguments.seed}.npz"
+                cells.append(cell(folder / name, scan, arguments.fresh))
+                place = {
+                    "N": arguments.size,
+                    "photons": dose,
+                    "step": step * arguments.size / SIZE,
+                    "object": number,
+                    "frames": scan.n_frames,
+                }
+                rows.append(place | judged(cells[-1], calibration))
+                print(rows[-1], flush=True)
+    total, kept = pooled(cells, calibration)
+    print(table(rows), table([total]), sep="\n")
+    results = {"rows": [*rows, {"photons": "all", **total}], "calibration": calibration.provenance}
+    print(keep("uncertainty", arguments, results))
+    figure(kept, cells, calibration).savefig(arguments.output / "uncertainty.png", dpi=120)
+
+
+def _fit(folder: Path, arguments: Any) -> Calibration:
+    numbers = FITTED[::7] if arguments.quick else FITTED
+    cells = []
+    for number in numbers:
+        name = f"fit-{number}-{arguments.seed}.npz"
+        cells.append(cell(folder / name, fitting_scan(number, arguments.seed), arguments.fresh))
+        print(f"calibrating: {len(cells)} of {len(numbers)}", flush=True)
+    calibration = calibrate(cells, arguments)
+    print(calibration.text())
+    if not arguments.quick:
+        write_text_atomic(Path(home.__file__).with_name("calibration.json"), calibration.text())
+    return calibration
+
+
+if __name__ == "__main__":
+    main()
