@@ -60,7 +60,9 @@ def error(rec: Reconstruction, truth: NDArray[np.complex128]) -> float:
     return float(np.linalg.norm(factor * obj - wanted) / np.linalg.norm(wanted))
 
 
-def ways(scan: Scan, sweeps: tuple[int, ...], after: int, known: bool) -> dict[str, tuple[float, float]]:
+def ways(
+    scan: Scan, sweeps: tuple[int, ...], after: tuple[int, ...], known: bool
+) -> dict[str, tuple[float, float]]:
     """Error and seconds of each way to an image."""
     truth = scan.object_guess
     assert truth is not None
@@ -74,13 +76,13 @@ def ways(scan: Scan, sweeps: tuple[int, ...], after: int, known: bool) -> dict[s
         found[name] = (error(rec, truth), seconds)
         return rec
 
-    for count in (4, 7, 14):
+    for count in (5, 10, 16):
         options = LearnedOptions(sweeps=count, update_probe=not known)
         image = run(f"learned, {count}", lambda options=options: learned.solve(scan, None, options))
-        if count == 7:
-            more = RefineOptions(sweeps=after, update_probe=not known)
-            name = f"learned, 7, then {after} sweeps"
-            run(name, lambda image=image, more=more: epie.solve(scan, image, more), found["learned, 7"][1])
+        for more in after if count == 10 else ():
+            then = RefineOptions(sweeps=more, update_probe=not known, step=1.0)
+            name = f"learned, 10, then {more} sweeps"
+            run(name, lambda image=image, then=then: epie.solve(scan, image, then), found["learned, 10"][1])
     for count in sweeps:
         options_ = RefineOptions(sweeps=count, update_probe=not known, tolerance=0.0)
         run(f"{count} sweeps", lambda options_=options_: epie.solve(scan, None, options_))
@@ -92,7 +94,9 @@ def main() -> None:
     made.add_argument("--photons", type=float, default=1e7)
     made.add_argument("--steps", type=int, nargs="+", default=[3, 6, 10, 16, 24, 32])
     made.add_argument("--sweeps", type=int, nargs="+", default=[5, 20, 60])
-    made.add_argument("--after", type=int, default=10, help="sweeps from the learned solver's image")
+    made.add_argument(
+        "--after", type=int, nargs="+", default=[10, 20], help="sweeps from the learned solver's image"
+    )
     made.add_argument("--blind", action="store_true", help="solve for the probe, too, from the true one")
     arguments = made.parse_args()
     if arguments.quick:
@@ -101,7 +105,7 @@ def main() -> None:
     for step in arguments.steps:
         scan = scan_of(step, arguments.photons, arguments.seed)
         for name, (wrong, seconds) in ways(
-            scan, tuple(arguments.sweeps), arguments.after, not arguments.blind
+            scan, tuple(arguments.sweeps), tuple(arguments.after), not arguments.blind
         ).items():
             rows.append(
                 {"step": step, "frames": scan.n_frames, "way": name, "error": wrong, "seconds": seconds}

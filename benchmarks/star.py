@@ -98,8 +98,8 @@ def rings(model: Any, scan: Scan) -> dict[str, Any]:
     return {"frc50": crossing(curve, 0.5), "frc_1_7": crossing(curve, 1 / 7)}
 
 
-def peer(arguments: Any, scan_path: Path, reference: Reference, border: float) -> dict[str, Any]:
-    """pty-chi's LSQML in an environment of its own."""
+def lsqml(arguments: Any, scan_path: Path, every: int = 1) -> Reconstruction:
+    """pty-chi's LSQML in an environment of its own, on every n-th frame."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "peer.npz"
         command = [
@@ -108,10 +108,15 @@ def peer(arguments: Any, scan_path: Path, reference: Reference, border: float) -
             str(scan_path),
             str(result),
         ]
-        command += ["--epochs", str(arguments.epochs), "--seed", str(arguments.seed)]
+        command += ["--epochs", str(arguments.epochs), "--seed", str(arguments.seed), "--every", str(every)]
         command += ["--threads", str(torch.get_num_threads())]
         subprocess.run(command, check=True)
-        done = load_reconstruction(result)
+        return load_reconstruction(result)
+
+
+def peer(arguments: Any, scan_path: Path, reference: Reference, border: float) -> dict[str, Any]:
+    """Figures of pty-chi's LSQML."""
+    done = lsqml(arguments, scan_path)
     return {
         "epochs": arguments.epochs,
         "seconds": done.seconds,

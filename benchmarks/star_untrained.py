@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.solvers.residual import residual
-from star import epie
+from ptycho_torch.workflows.solving import network_of, solve
+from star import epie, lsqml
 
 
 def ways(scan: Scan, sweeps: tuple[int, ...]) -> Iterator[tuple[str, Reconstruction, float]]:
@@ -31,14 +33,17 @@ def ways(scan: Scan, sweeps: tuple[int, ...]) -> Iterator[tuple[str, Reconstruct
         began = time.monotonic()
         image = solver.solve(scan, None, RefineOptions(sweeps=count, tolerance=0.0))
         yield f"{count} sweeps", image, time.monotonic() - began
-    began = time.monotonic()
-    image = SOLVERS.get("learned")("cpu").solve(scan, None, LearnedOptions())
-    first = time.monotonic() - began
-    yield "learned", image, first
-    for count in sweeps:
+    network = network_of(None)
+    for iterations in (5, 10):
         began = time.monotonic()
-        more = solver.solve(scan, image, RefineOptions(sweeps=count, step=1.0, tolerance=0.0))
-        yield f"learned, then {count} sweeps", more, first + time.monotonic() - began
+        image = solve(scan, network, LearnedOptions(sweeps=iterations))
+        first = time.monotonic() - began
+        name = f"sweeps for the probe, learned {iterations}"
+        yield name, image, first
+        for count in sweeps:
+            began = time.monotonic()
+            more = solver.solve(scan, image, RefineOptions(sweeps=count, step=1.0, tolerance=0.0))
+            yield f"{name}, then {count} sweeps", more, first + time.monotonic() - began
 
 
 def scored(rec: Reconstruction, reference: Reference) -> dict[str, float]:
@@ -54,14 +59,22 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--sweeps", type=int, nargs="+", default=[10, 20, 30])
     made.add_argument("--reference-sweeps", type=int, default=60)
+    made.add_argument("--peer", type=Path, help="Python with pty-chi, to run its LSQML beside")
+    made.add_argument("--epochs", type=int, default=30, help="of the peer")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.sweeps, arguments.reference_sweeps = [5], 10
+        arguments.epochs = min(arguments.epochs, 2)
     scan = open_scan(arguments.shared / "data/siemens_star_aps.npz")
     reference, _, _ = epie(scan, arguments.reference_sweeps)
     rows: list[dict[str, Any]] = []
-    for frames, part in (("all", scan), ("every fourth", scan.select(np.arange(0, scan.n_frames, 4)))):
-        for name, rec, seconds in ways(part, tuple(arguments.sweeps)):
+    for frames, every in (("all", 1), ("every fourth", 4)):
+        part = scan.select(np.arange(0, scan.n_frames, every))
+        done = list(ways(part, tuple(arguments.sweeps)))
+        if arguments.peer:
+            other = lsqml(arguments, arguments.shared / "data/siemens_star_aps.npz", every)
+            done.append((f"pty-chi LSQML, {arguments.epochs} epochs", other, float(other.seconds or 0)))
+        for name, rec, seconds in done:
             row = {"frames": frames, "way": name, "seconds": seconds, "R": residual(rec, part)}
             rows.append(row | scored(rec, reference))
             print(rows[-1], flush=True)

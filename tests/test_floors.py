@@ -22,11 +22,13 @@ FLOORS = (
     "_version",
     "registry",
     "device",
+    "picture",
     "files",
     "config",
     "compat.parameters",
     "scan",
     "result",
+    "napari",
     "simulation",
     "evaluation",
     "report",
@@ -35,6 +37,7 @@ FLOORS = (
     "model",
     "bundle",
     "model_manager",
+    "export",
     "solvers",
     "reconstruction",
     "live",
@@ -45,6 +48,7 @@ FLOORS = (
     "inference",
     "cli",
     "compat.commands",
+    "__main__",
     "",  # ptycho_torch itself, whose names are those of all floors
 )
 """Folders and files of ``ptycho_torch``, lowest first: each may import what stands before it.
@@ -57,6 +61,7 @@ NO_TORCH = (
     "errors",
     "_version",
     "registry",
+    "picture",
     "files",
     "config",
     "compat.parameters",

@@ -36,9 +36,23 @@ __all__ = [
 
 
 def default_probe(size: int, modes: int = 1) -> NDArray[np.complex64]:
-    """A smooth disk of radius N/4, for a model that is given no probe; (modes, N, N) complex64.
+    """Return a smooth disk of radius N/4, for a model or scan that has no probe.
 
-    Further modes are the first one times a rising tilt, at a tenth of its power.
+    Parameters
+    ----------
+    size : int
+        N.
+    modes : int
+        Further modes are the first one times a rising tilt, at a tenth of its power.
+
+    Returns
+    -------
+    (modes, N, N) complex64 array
+
+    Examples
+    --------
+    >>> default_probe(32, 2).shape
+    (2, 32, 32)
     """
     axis = np.arange(size) - size // 2
     radius = np.hypot(axis[:, None], axis[None, :])
@@ -221,7 +235,31 @@ def build_pair(
     intensity_scale: float,
     params: Mapping[str, Any] | None = None,
 ) -> tuple[Autoencoder, DiffractionToObject]:
-    """A fresh core and its two views. Weights come from torch's global generator."""
+    """Make a fresh core and its two views. Weights come from torch's global generator.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    probe : (N, N) or (modes, N, N) complex array
+        Normalised as :func:`~ptycho_torch.physics.units.normalise_probe` does.
+    intensity_scale : float
+        From normalised amplitudes to sqrt(counts).
+    params : mapping, optional
+        Kept with the model and written into its bundle.
+
+    Returns
+    -------
+    autoencoder : Autoencoder
+    diffraction_to_obj : DiffractionToObject
+        Sharing its weights.
+
+    Examples
+    --------
+    >>> config = ModelConfig(N=32, unrolled_width=4, unrolled_iterations=1)
+    >>> autoencoder, to_object = build_pair(config, default_probe(32), 2.0)
+    >>> autoencoder.core is to_object.core, round(to_object.intensity_scale, 3)
+    (True, 2.0)
+    """
     core = Reconstructor(config, probe, intensity_scale)
     return Autoencoder(core, params), DiffractionToObject(core, params)
 
@@ -229,11 +267,30 @@ def build_pair(
 def create_torch_model_with_gridsize(
     gridsize: int, N: int, params: Mapping[str, Any] | None = None
 ) -> tuple[Autoencoder, DiffractionToObject]:
-    """The architecture that ``params`` describe, for frames of N pixels, without trained weights.
+    """Build the architecture that ``params`` describe, without trained weights.
 
-    ``params``: flat snapshot of a bundle; its ``probe`` (N, N), (N, N, 1) or (modes, N, N) and its
-    ``intensity_scale`` are used where present. Raises
-    :class:`~ptycho_torch.errors.ConfigError` for a value of the wrong type or out of range.
+    Parameters
+    ----------
+    gridsize, N : int
+        Edge of a group in frames, and of a frame in pixels.
+    params : mapping, optional
+        Flat snapshot of a bundle; its ``probe`` (N, N), (N, N, 1) or (modes, N, N) and its ``intensity_scale`` are
+        used where present.
+
+    Returns
+    -------
+    autoencoder : Autoencoder
+    diffraction_to_obj : DiffractionToObject
+
+    Raises
+    ------
+    ConfigError
+        For a value of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> create_torch_model_with_gridsize(2, 32)[1].config.gridsize
+    2
     """
     params = dict(params or {})
     config = model_config_from_legacy({**params, "gridsize": gridsize, "N": N})

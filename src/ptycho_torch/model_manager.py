@@ -33,6 +33,11 @@ def create_torch_model_with_gridsize(
     params_dict
         The same, by the older program's keyword.
 
+    Returns
+    -------
+    autoencoder : Autoencoder
+    diffraction_to_obj : DiffractionToObject
+
     Raises
     ------
     ConfigError

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.picture import gray, html_card, wheel
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 
@@ -114,6 +115,29 @@ class Reconstruction:
             )
         self.residuals = tuple(float(r) for r in self.residuals)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: a few facts, amplitude and phase where it was measured, and the probe."""
+        known = self.measured()
+        rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else np.s_[:, :]
+        mean = np.sum(self.object * self.weight)
+        phase = np.angle(self.object * np.conj(mean))
+        images = {
+            "amplitude": gray(np.where(known, np.abs(self.object), np.nan)[part]) if rows.size else None,
+            "phase": gray(np.where(known, phase, np.nan)[part]) if rows.size else None,
+            "probe, first mode": wheel(self.probe[0]),
+        }
+        facts = {
+            "object": f"{self.object.shape[1]} x {self.object.shape[0]} pixels",
+            "frames": len(self.positions),
+            "solver": self.solver or None,
+            "sweeps": self.sweeps or None,
+            "residual R": self.residual,
+            "R of withheld frames": self.residual_withheld,
+            "seconds": self.seconds or None,
+        }
+        return html_card("Reconstruction", facts, {k: v for k, v in images.items() if v is not None})
+
     def facts(self) -> dict[str, Any]:
         """Return everything but the arrays as plain values, ``info`` among them, for tables and JSON."""
         known = {
@@ -155,6 +179,15 @@ def save_reconstruction(rec: Reconstruction, path: str | Path) -> Path:
     ------
     OutputError
         When it cannot be written.
+
+    Examples
+    --------
+    >>> rec = Reconstruction(
+    ...     np.ones((4, 4), np.complex64), np.ones((4, 4), np.float32), np.zeros(2), np.zeros((1, 2)),
+    ...     np.ones((1, 2, 2), np.complex64), residual=0.01,
+    ... )
+    >>> save_reconstruction(rec, "image.npz").name
+    'image.npz'
     """
     path = Path(path)
     arrays: dict[str, Any] = {key: getattr(rec, key) for key in (*_ARRAYS, *_NUMBERS)}
@@ -188,6 +221,15 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
         When there is no such file.
     ScanError
         One line with file and key, when it cannot be used.
+
+    Examples
+    --------
+    >>> rec = Reconstruction(
+    ...     np.ones((4, 4), np.complex64), np.ones((4, 4), np.float32), np.zeros(2), np.zeros((1, 2)),
+    ...     np.ones((1, 2, 2), np.complex64), residual=0.01,
+    ... )
+    >>> load_reconstruction(save_reconstruction(rec, "image.npz")).residual
+    0.01
     """
     path = Path(path)
     if not path.is_file():

@@ -39,7 +39,7 @@ def one_line_of(done: Any, status: int) -> str:
 TYPED: dict[tuple[str, ...], str] = {
     ("trian", "a.npz"): "'train'",
     ("train", "a.npz", "--bathc-size", "3"): "--batch-size",
-    ("train", "a.npz"): "--output-dir",
+    ("train", "a.npz"): "a.npz",
     ("train", "none.npz", "-o", "out"): "none.npz",
     ("train", "-o", "out"): "scan file",
     ("train", "a.npz", "-o", "out", "--seed", str(2**32)): "--seed",

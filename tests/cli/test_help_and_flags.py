@@ -18,7 +18,18 @@ from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, TrainingConfig, config_fields
 from ptycho_torch.errors import ConfigError
 
-COMMANDS = ("demo", "simulate", "train", "reconstruct", "evaluate", "inspect", "verify", "export", "convert")
+COMMANDS = (
+    "info",
+    "demo",
+    "simulate",
+    "train",
+    "reconstruct",
+    "evaluate",
+    "inspect",
+    "verify",
+    "export",
+    "convert",
+)
 
 
 def call(*arguments: str) -> Any:

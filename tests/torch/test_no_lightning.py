@@ -34,3 +34,19 @@ def test_reconstruct_and_evaluate_import_no_lightning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_process_that_loads_a_model_imports_neither_lightning_nor_matplotlib() -> None:
+    """ptychodus begins one for every image."""
+    bundle = Path(__file__).resolve().parents[1] / "data" / "bundle_v1_unrolled.zip"
+    code = (
+        "import sys, ptycho.loader, ptycho.params, ptycho.probe, ptycho.raw_data, ptycho.tf_helper;"
+        "from ptycho.workflows.components import load_inference_bundle;"
+        "load_inference_bundle(sys.argv[1]);"
+        "print(sorted({'lightning', 'matplotlib', 'torchmetrics', 'skimage'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"

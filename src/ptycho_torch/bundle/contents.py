@@ -157,9 +157,27 @@ def _all_params(
 
 
 def read_bundle(base_path: str | os.PathLike[str]) -> Bundle:
-    """Opens a bundle and checks container, manifest and params; weights are not read yet.
+    """Open a bundle and check container, manifest and params; weights are not read yet.
 
-    Raises :class:`~ptycho_torch.errors.BundleError` (``BundleNotFoundError`` where nothing is).
+    Parameters
+    ----------
+    base_path : path
+        In any form of :func:`~ptycho_torch.bundle.container.archive.open_archive`.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        ``BundleNotFoundError`` where nothing is.
+
+    Examples
+    --------
+    >>> from ptycho_torch.bundle.shipped import shipped_bundle
+    >>> read_bundle(shipped_bundle()).models
+    ('autoencoder', 'diffraction_to_obj')
     """
     return _read_and_keep(open_archive(base_path))
 

@@ -21,12 +21,38 @@ def export_safetensors(
     target: str | os.PathLike[str],
     model_name: str = "diffraction_to_obj",
 ) -> Path:
-    """Writes the weights of one model to ``target`` (whole or not at all) and returns the path.
+    """Write the weights of one model as a safetensors file, whole or not at all.
 
     Tensor names are those of the state dict. The file's metadata holds ``format`` ('pt'), ``version``,
-    ``model`` and ``params`` (JSON; arrays described, the probe being among the weights). Raises
-    :class:`~ptycho_torch.errors.BundleError`, :class:`~ptycho_torch.errors.OutputError`, or
-    :class:`~ptycho_torch.errors.DependencyError` without torch or safetensors.
+    ``model`` and ``params`` (JSON; arrays described, the probe being among the weights).
+
+    Parameters
+    ----------
+    base_path : path
+        The bundle.
+    target : path
+        The file to write.
+    model_name : str
+        One of the manifest's models.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    BundleError
+        When the bundle cannot be read.
+    OutputError
+        When the file cannot be written.
+    DependencyError
+        Without torch or safetensors.
+
+    Examples
+    --------
+    >>> from ptycho_torch.bundle.shipped import shipped_bundle
+    >>> export_safetensors(shipped_bundle(), "weights.safetensors").name
+    'weights.safetensors'
     """
     try:
         from safetensors.torch import load, save

@@ -12,13 +12,30 @@ __all__ = ["inspect_bundle"]
 
 
 def inspect_bundle(base_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A description that ``json.dumps`` takes.
+    """Describe a bundle. Manifest and params are checked on the way, weights are not read.
 
-    Keys: ``path``, ``version``, ``backend`` ('pytorch' | 'tensorflow'), ``format_version`` (None without
-    ``bundle.json``), ``models`` (list), ``members`` (name -> size in bytes), ``params`` (of the model that
-    inference uses; arrays as text), ``intensity_scale`` (value and source), ``provenance``, ``self_test``
-    (model and tolerance, or None). Manifest and params are checked on the way, weights are not read.
-    Raises :class:`~ptycho_torch.errors.BundleError`.
+    Parameters
+    ----------
+    base_path : path
+
+    Returns
+    -------
+    dict
+        What ``json.dumps`` takes: ``path``, ``version``, ``backend`` ('pytorch' | 'tensorflow'), ``format_version``
+        (None without ``bundle.json``), ``models`` (list), ``members`` (name -> size in bytes), ``params`` (of the
+        model that inference uses; arrays as text), ``intensity_scale`` (value and source), ``provenance``,
+        ``self_test`` (model and tolerance, or None).
+
+    Raises
+    ------
+    BundleError
+        When it cannot be read.
+
+    Examples
+    --------
+    >>> from ptycho_torch.bundle.shipped import shipped_bundle
+    >>> inspect_bundle(shipped_bundle())["models"]
+    ['autoencoder', 'diffraction_to_obj']
     """
     with read_bundle(base_path) as bundle:
         side = bundle.sidecar or {}

@@ -60,6 +60,13 @@ def load_torch_bundle(
         ``path: member: reason``.
     DependencyError
         Without torch.
+
+    Examples
+    --------
+    >>> from ptycho_torch.bundle.shipped import shipped_bundle
+    >>> model, params = load_torch_bundle(shipped_bundle())
+    >>> model.config.architecture, params["N"]
+    ('unrolled', 64)
     """
     with read_bundle(base_path) as bundle:
         if model_name not in bundle.models:

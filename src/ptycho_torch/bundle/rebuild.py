@@ -24,6 +24,7 @@ from ptycho_torch.bundle.tensors import Weights
 from ptycho_torch.compat.parameters import KEY_MAPPINGS
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.errors import BundleError, PtychoError, brief, printable
+from ptycho_torch.generators import available
 
 __all__ = ["Builder", "Loaded", "build_shapes", "check_against", "load_model", "state_shapes"]
 
@@ -37,21 +38,6 @@ _NAMES: Final = ("autoencoder", "diffraction_to_obj")
 _SHOWN: Final = 8
 _PROBE_BYTES: Final = 64  # a pixel, while a standard probe is made and put in
 _GUESSING_SECONDS: Final = 2.0
-_GUESSES: Final[dict[str, tuple[Any, ...]]] = {
-    "gridsize": (1, 2, 3, 4),
-    "N": (32, 64, 128, 256, 512),
-    "n_filters_scale": (1, 2, 3, 4),
-    "architecture": ("unrolled", "cnn"),
-    "unrolled_width": (8, 16, 24, 32, 48, 64, 96, 128),
-    "unrolled_levels": (0, 1, 2, 3, 4),
-    "unrolled_iterations": (1, 2, 3, 4, 5, 6, 8, 10),
-    "unrolled_physics_steps": (1, 2, 3, 4, 5, 6, 8, 10),
-    "object_big": (True, False),
-    "probe_big": (True, False),
-    "pad_object": (True, False),
-    "probe_modes": (1, 2, 3, 4, 5, 8),
-}
-"""Fields that decide shapes, and values worth trying when a file's weights do not fit."""
 
 
 def _default_builder() -> Builder:
@@ -116,14 +102,20 @@ def _problems(expected: Shapes, found: Shapes) -> list[str]:
     return lines
 
 
+def _usual() -> dict[str, tuple[Any, ...]]:
+    """Fields that decide shapes, in the order in which they are declared, and values worth trying for each."""
+    declared = {f.name: f.metadata.get("usual", ()) for f in dataclasses.fields(ModelConfig)}
+    return {name: values for name, values in {**declared, "architecture": available()}.items() if values}
+
+
 def _hint(params: Mapping[str, Any], name: str, found: Shapes, now: int, builder: Builder) -> str:
     """Which single field, changed, makes the weights fit (or fit best)."""
     best, text = now, ""
-    end = time.monotonic() + _GUESSING_SECONDS
-    for field in (f.name for f in dataclasses.fields(ModelConfig) if f.name in _GUESSES):
+    end = time.process_time() + _GUESSING_SECONDS  # not the clock: a busy machine guesses as far
+    for field, values in _usual().items():
         key = KEY_MAPPINGS.get(field, field)
-        for value in _GUESSES[field]:
-            if params.get(key) == value or best == 0 or time.monotonic() > end:
+        for value in values:
+            if params.get(key) == value or best == 0 or time.process_time() > end:
                 continue
             other = {k: v for k, v in params.items() if k != "probe" or field not in ("N", "probe_modes")}
             try:

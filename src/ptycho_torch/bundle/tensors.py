@@ -212,6 +212,24 @@ def read_weights(
         lambda name: limits.MAX_PARAMS_BYTES if name.endswith("/data.pkl") else limits.MAX_WEIGHTS_BYTES,
         budget,
     )
+    records = _records(reader, fail)
+    found = decode(
+        records["data.pkl"],
+        fail,
+        budget=budget,
+        table=_TABLE,
+        persistent=_storage_id,
+        leaves=(TensorView,),
+    )
+    if isinstance(found, dict) and "_sentinel" in found:
+        return Weights({}, {}, found, fail)
+    tensors = _state_dict(found, fail)
+    _check_storages(tensors, records, fail)
+    return Weights(tensors, {k[5:]: v for k, v in records.items() if k.startswith("data/")}, None, fail)
+
+
+def _records(reader: ZipReader, fail: Callable[[str], BundleError]) -> dict[str, memoryview]:
+    """The records of the inner zip by their name in its one folder, those that torch writes and no others."""
     roots = {name.split("/", 1)[0] for name in reader.entries}
     if len(roots) != 1:
         raise fail("expected one folder inside the weights file")
@@ -230,17 +248,15 @@ def read_weights(
             raise fail(f"{inner}: {printable(bytes(records[inner][:20]))} is not read")
     if "data.pkl" not in records:
         raise fail("no data.pkl inside; not a state dict")
-    found = decode(
-        records["data.pkl"],
-        fail,
-        budget=budget,
-        table=_TABLE,
-        persistent=_storage_id,
-        leaves=(TensorView,),
-    )
-    if isinstance(found, dict) and "_sentinel" in found:
-        return Weights({}, {}, found, fail)
-    tensors = _state_dict(found, fail)
+    return records
+
+
+def _check_storages(
+    tensors: Mapping[str, TensorView],
+    records: Mapping[str, memoryview],
+    fail: Callable[[str], BundleError],
+) -> None:
+    """Refuse a tensor without a record, or with one of another length or type than its own."""
     kinds: dict[str, str] = {}
     for name, tensor in tensors.items():
         if kinds.setdefault(tensor.key, tensor.dtype) != tensor.dtype:
@@ -253,7 +269,6 @@ def read_weights(
             raise fail(
                 f"{printable(name)}: storage of {tensor.storage_size} {tensor.dtype} over {record.nbytes} bytes"
             )
-    return Weights(tensors, {k[5:]: v for k, v in records.items() if k.startswith("data/")}, None, fail)
 
 
 def _state_dict(found: Any, fail: Callable[[str], BundleError]) -> dict[str, TensorView]:

@@ -52,12 +52,30 @@ class VerifyReport:
 
 
 def verify_bundle(base_path: str | os.PathLike[str]) -> VerifyReport:
-    """Checks a bundle and reports; what is wrong with it is in the report, not raised.
+    """Check a bundle and report; what is wrong with it is in the report, not raised.
 
     Integrity: container, checksums, manifest, params, every weight. Self-test: the model is rebuilt, run
     on the stored frames, and its output compared with the stored one; the difference allowed is stored
-    with it. Without torch only integrity is checked. Raises
-    :class:`~ptycho_torch.errors.BundleNotFoundError` where there is no bundle.
+    with it. Without torch only integrity is checked.
+
+    Parameters
+    ----------
+    base_path : path
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    BundleNotFoundError
+        Where there is no bundle.
+
+    Examples
+    --------
+    >>> from ptycho_torch.bundle.shipped import shipped_bundle
+    >>> verify_bundle(shipped_bundle()).exit_status
+    0
     """
     path = os.fspath(base_path)
     try:

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from ptycho_torch._version import __version__
-from ptycho_torch.cli import bundles, evaluating, inferring, pretraining, simulating, training
+from ptycho_torch.cli import (
+    bundles,
+    evaluating,
+    exporting,
+    inferring,
+    info,
+    pretraining,
+    simulating,
+    training,
+)
 from ptycho_torch.cli.usage import OneLineGroup
 
 __all__ = ["app"]
@@ -18,7 +27,6 @@ app = typer.Typer(
     cls=OneLineGroup,
     help="Reconstruct objects from ptychography scans: frames in, image out, without training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,5 +53,5 @@ def root(
     """
 
 
-for _room in (simulating, training, pretraining, inferring, evaluating, bundles):
+for _room in (info, simulating, training, pretraining, inferring, evaluating, bundles, exporting):
     _room.add_to(app)

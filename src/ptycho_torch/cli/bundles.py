@@ -1,4 +1,4 @@
-"""``ptychopinn inspect``, ``verify``, ``export`` and ``convert``: what concerns the bundle alone."""
+"""``ptychopinn inspect``, ``verify`` and ``convert``: what concerns the bundle alone."""
 
 from __future__ import annotations
 
@@ -47,24 +47,6 @@ def verify(bundle: BundleArgument, json: JsonFlag = False, quiet: QuietFlag = Fa
 
 
 @guarded
-def export(
-    bundle: BundleArgument,
-    safetensors: Annotated[Path, typer.Option("--safetensors", help="File to write.")],
-    model: Annotated[
-        str, typer.Option("--model", help="Which of the bundle's models.")
-    ] = "diffraction_to_obj",
-    json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Write weights and configuration as a safetensors file, for other tools."""
-    console = Console(json, quiet)
-    from ptycho_torch.bundle import export_safetensors
-
-    path = export_safetensors(bundle, safetensors, model)
-    console.finish({"file": str(path), "model": model, "bytes": path.stat().st_size}, title="Exported")
-
-
-@guarded
 def convert(
     old: Annotated[Path, typer.Argument(help="Archive of the TensorFlow program.")],
     new: Annotated[Path, typer.Argument(help="Bundle to write, or its path without .zip.")],
@@ -87,5 +69,4 @@ def convert(
 def add_to(app: typer.Typer) -> None:
     app.command("inspect")(inspect)
     app.command("verify")(verify)
-    app.command("export")(export)
     app.command("convert")(convert)

@@ -17,7 +17,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ptycho_torch.errors import DependencyError, Interrupted, PtychoError, TrainingError, one_line
+from ptycho_torch.errors import (
+    ConfigError,
+    DependencyError,
+    Interrupted,
+    OutputError,
+    PtychoError,
+    TrainingError,
+    one_line,
+)
 
 __all__ = [
     "EXIT_FAILED",
@@ -45,6 +53,12 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file", help="Also add everything that is said to this file, NAME.log.", show_default=False
+    ),
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Update = Callable[..., None]
@@ -135,12 +149,19 @@ def _print_table(rows: Mapping[str, Any], title: str) -> None:
         box=None,
         padding=(0, 2),
     )
-    for key, value in rows.items():
-        shown = (
-            f"{value:.5g}" if isinstance(value, float) else "not available" if value is None else str(value)
-        )
-        table.add_row(Text(one_line(key, 200)), Text(one_line(shown)))
+    shown = {one_line(key, 200): one_line(_shown(value)) for key, value in rows.items()}
+    if not sys.stdout.isatty():  # for another program: nothing is cut or wrapped
+        wide = max((len(key) for key in shown), default=0)
+        lines = [one_line(title)] * bool(title) + [f"  {k.ljust(wide)}  {v}" for k, v in shown.items()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    for key, text in shown.items():
+        table.add_row(Text(key), Text(text, overflow="fold"))
     RichConsole(highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else "not available" if value is None else str(value)
 
 
 class _OneLine(logging.Formatter):
@@ -162,8 +183,10 @@ def _set_up_logging(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(message)s"))
     logger = logging.getLogger("ptycho_torch")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
+    written = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    logger.handlers[:] = [handler, *written]
+    handler.setLevel(level)
+    logger.setLevel(logging.INFO if written else level)
     logger.propagate = False
     for name in (
         "lightning",
@@ -173,6 +196,38 @@ def _set_up_logging(level: int) -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+@contextmanager
+def _logging_to(path: Path | None) -> Iterator[None]:
+    """Adds what the package says to a file, with times, the command line first and an error last."""
+    if path is None:
+        yield
+        return
+    if path.suffix != ".log":
+        raise ConfigError(
+            f"--log-file: give a name that ends in .log, for lines are added to it; found {path}"
+        )
+    logger = logging.getLogger("ptycho_torch")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.info("%s", " ".join(["ptychopinn", *sys.argv[1:]]))
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, typer.Exit):
+            handler.emit(
+                logger.makeRecord("", logging.ERROR, "", 0, "%s", (_explained(error, False)[0],), None)
+            )
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def fail(text: str, kind: str, json: bool) -> None:
@@ -190,9 +245,10 @@ def guarded(command: F) -> F:
     """Turn every failure of a command into one line and an exit status; ``--debug`` shows the traceback."""
 
     @functools.wraps(command)
-    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+    def run(*args: Any, debug: bool = False, log_file: Path | None = None, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _logging_to(log_file):
+                return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, UsageProblem, BrokenPipeError):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -203,9 +259,12 @@ def guarded(command: F) -> F:
             raise typer.Exit(status) from None
 
     signature = inspect.signature(command, eval_str=True)
-    flag = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugFlag)
+    flags = (
+        inspect.Parameter("log_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=LogOption),
+        inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugFlag),
+    )
     parameters = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*signature.parameters.values(), flag)
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*signature.parameters.values(), *flags)
     ]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -218,7 +277,7 @@ def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
         return str(error), 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return (
-            "interrupted; nothing was written by this command beyond what it has said",
+            "interrupted; nothing was written beyond what was said; the same command begins again",
             EXIT_INTERRUPTED,
         )
     if isinstance(error, PtychoError):

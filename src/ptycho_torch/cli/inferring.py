@@ -10,6 +10,8 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
+from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
+from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
 from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
 from ptycho_torch.errors import ConfigError
@@ -29,7 +31,7 @@ _NOT_FLAGS = (
 @guarded
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
-    (ExecutionConfig, "Execution", ("progress", "num_workers")),
+    (ExecutionConfig, "Execution", ("progress", "num_workers", "logger")),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
@@ -53,10 +55,8 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file with any of the options below.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
+    print_config: PrintConfigFlag = False,
     refine: Annotated[
         int | None,
         typer.Option(
@@ -113,19 +113,17 @@ def reconstruct(
     metrics.json and report.html.
     """
     console = Console(json, quiet)
-    from ptycho_torch.config import read_yaml
-
     if second is not None:
         raise ConfigError(
             f"the scan comes first, the model by name: ptychopinn reconstruct {second} --model {scan}"
         )
     settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
     if config is not None:
-        data = read_yaml(config)
-        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{config}: execution.", execution)
-        from_dict(InferenceConfig, data, f"{config}: ", settings)
+        apply_file(config, settings, execution=execution)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
+    if print_config:
+        show_config(settings, execution=execution)
 
     from ptycho_torch.scan import Geometry, open_scan
 

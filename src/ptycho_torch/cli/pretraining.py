@@ -9,6 +9,8 @@ import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
+from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
+from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import ConfigError
 
@@ -18,7 +20,11 @@ __all__ = ["add_to"]
 @guarded
 @with_fields((PretrainOptions, "Pretraining", ()))
 def pretrain(
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for state, log and bundle.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder for state, log and bundle.")
+    ] = Path("pretraining"),
+    config: ConfigOption = None,
+    print_config: PrintConfigFlag = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in this folder; more --steps prolong it.")
     ] = False,
@@ -39,7 +45,11 @@ def pretrain(
     if resume and force:
         raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
     options = PretrainOptions()
+    if config is not None:
+        apply_file(config, options)
     apply_flags(options, flags)
+    if print_config:
+        show_config(options)
     if threads is not None:
         import torch
 

@@ -10,6 +10,8 @@ import typer
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
+from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
+from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError
 
@@ -39,10 +41,12 @@ ScanArgument = Annotated[
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--output-dir", "-o", help="Output folder.", show_default=False),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with any of the options below.", show_default=False)
+    typer.Option(
+        "--output-dir",
+        "-o",
+        help="Folder for what is written; default: SCAN's name + '_run'.",
+        show_default=False,
+    ),
 ]
 ResumeOption = Annotated[
     Path | None,
@@ -63,6 +67,7 @@ def train(
     scan: ScanArgument = None,
     output_dir: FolderOption = None,
     config: ConfigOption = None,
+    print_config: PrintConfigFlag = False,
     resume: ResumeOption = None,
     force: ForceFlag = False,
     measurement: MeasurementOption = "auto",
@@ -81,6 +86,8 @@ def train(
     """
     console = Console(json, quiet)
     settings, execution, named = _settings(config, resume, flags)
+    if print_config:
+        show_config(settings, execution=execution)
     execution.progress = not console.silent
     folder, path = _places(scan, output_dir or (None if resume else named), resume, force, settings)
 
@@ -112,8 +119,6 @@ def _settings(
     config: Path | None, resume: Path | None, flags: Any
 ) -> tuple[TrainingConfig, ExecutionConfig, Path | None]:
     """Defaults, the run's own configuration, the YAML file and flags, the later ones winning; the folder they name."""
-    from ptycho_torch.config import from_dict, read_yaml
-
     settings, execution = TrainingConfig(), ExecutionConfig()
     settings.model.N = 0
     if resume is not None:
@@ -123,9 +128,7 @@ def _settings(
     sources = [resume / "config.yaml"] if resume is not None else []
     sources += [config] if config is not None else []
     for source in sources:
-        data = read_yaml(source)
-        from_dict(ExecutionConfig, data.pop("execution", None) or {}, f"{source}: execution.", execution)
-        from_dict(TrainingConfig, data, f"{source}: ", settings)
+        apply_file(source, settings, execution=execution)
     apply_flags(settings, flags)
     apply_flags(execution, flags)
     return settings, execution, settings.output_dir if sources else None
@@ -145,13 +148,10 @@ def _places(
                 f"--output-dir {folder} cannot be used with --resume {resume}, which goes on in its own folder"
             )
         return resume, scan or RunFolder(resume).scan_file(None).path
-    if folder is None:
-        raise ConfigError("--output-dir is required: the folder to write to")
-    if scan is None and settings.train_data_file is None:
-        raise ConfigError("SCAN is required: the scan file to train on")
     path = scan or settings.train_data_file
-    assert path is not None
-    return folder, path
+    if path is None:
+        raise ConfigError("SCAN is required: the scan file to train on")
+    return folder or Path(f"{path.stem}_run"), path
 
 
 def add_to(app: typer.Typer) -> None:

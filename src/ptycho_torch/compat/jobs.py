@@ -3,6 +3,8 @@
 One implementation for both older programs: :func:`run_cdi_example` is the TensorFlow program's, which
 leaves saving to ``save``; :func:`run_cdi_example_torch` the PyTorch one's, which writes to
 ``config.output_dir``.
+
+Programs that begin a process for every image load a model here: what trains and draws is imported when it does.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +32,9 @@ from ptycho_torch.errors import DataError, Interrupted, OutputError
 from ptycho_torch.model import Autoencoder
 from ptycho_torch.reconstruction.predict import reconstruct
 from ptycho_torch.scan import Scan, open_scan
-from ptycho_torch.training.run import Trained, fit
-from ptycho_torch.workflows.inference import reconstruct_to
-from ptycho_torch.workflows.training import first_group, provenance_of, train
+
+if TYPE_CHECKING:
+    from ptycho_torch.training.run import Trained
 
 __all__ = [
     "load_inference_bundle",
@@ -141,6 +143,8 @@ def train_cdi_model_torch(
 
     Arguments and results are those of :func:`run_cdi_example_torch`.
     """
+    from ptycho_torch.workflows.training import train
+
     scan, test = _opened("train_data", train_data), _test(test_data)
     config = _overridden(config, overrides)
     done = train(scan, config.output_dir, config, execution_config, validation=test, force=True)
@@ -220,6 +224,9 @@ def _overridden(config: TrainingConfig, overrides: Mapping[str, Any] | None) -> 
 def _trained_in_memory(
     scan: Scan, test: Scan | None, config: TrainingConfig, execution: ExecutionConfig
 ) -> Results:
+    from ptycho_torch.training.run import fit
+    from ptycho_torch.workflows.training import first_group
+
     trained = fit(scan, config, execution, validation=test)
     results = _results(trained, scan, test)
     x, offsets = first_group(scan, trained.autoencoder, trained.config)
@@ -234,6 +241,8 @@ def _trained_in_memory(
 
 def _results(trained: Trained, scan: Scan, test: Scan | None) -> Results:
     """What both programs return of a training; also tells ``params.cfg``."""
+    from ptycho_torch.workflows.training import provenance_of
+
     scale = trained.autoencoder.intensity_scale
     parameters.update_legacy_dict(parameters.cfg, trained.config)
     parameters.cfg["intensity_scale"] = scale
@@ -270,6 +279,8 @@ def _stitched(
     if orientation.changes:
         obj = stitched_as_older(model, scan, settings, orientation)
     elif "bundle" in results:
+        from ptycho_torch.workflows.inference import reconstruct_to
+
         folder = Path(results["bundle"]).parent / "inference"
         done = reconstruct_to(folder, scan, results["bundle"], settings, execution)
         more |= {"reconstruction": done.reconstruction, "files": {**results["files"], **done.files}}

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ptycho_torch.files import ensure_output_dir
-from ptycho_torch.report.figures import save_figure
 
 __all__ = ["save_outputs"]
 
@@ -22,6 +20,11 @@ def save_outputs(
     output_prefix: str | Path,
 ) -> None:
     """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` into a folder, where there are such."""
+    # Here, for a process that loads a model and draws nothing.
+    from matplotlib.figure import Figure
+
+    from ptycho_torch.report.figures import save_figure
+
     folder = ensure_output_dir(output_prefix)
     for name, image, colours in (("amplitude", amplitude, "gray"), ("phase", phase, "twilight")):
         if image is None:

@@ -38,7 +38,26 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def config_fields(cls: type[Any], prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """Every leaf field as ``{dotted name: (type, field)}``, nested dataclasses opened."""
+    """Return every leaf field of a configuration.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass; nested ones are opened.
+    prefix : str
+        Put before each name.
+
+    Returns
+    -------
+    dict
+        Dotted name to (type, dataclass field).
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> config_fields(TrainingConfig)["model.gridsize"][1].metadata["ge"]
+    1
+    """
     hints = _hints(cls)  # type: ignore[arg-type]
     found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
     for item in dataclasses.fields(cls):
@@ -132,10 +151,27 @@ def _check(name: str, value: Any, kind: Any, item: dataclasses.Field[Any], where
 
 
 def validate(config: Any, where: str = "") -> None:
-    """Checks every field of a configuration dataclass against its declaration.
+    """Check every field of a configuration against its declaration.
 
-    Paths given as text and whole numbers given for floats are converted in place. Raises
-    :class:`ConfigError` naming the first field that does not fit.
+    Parameters
+    ----------
+    config : object
+        Paths given as text and whole numbers given for floats are converted in place.
+    where : str
+        Opens messages.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first field that does not fit.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> validate(TrainingConfig(batch_size=0))
+    Traceback (most recent call last):
+        ...
+    ptycho_torch.errors.ConfigError: batch_size: expected a value at least 1, found 0
     """
     hints = _hints(type(config))  # type: ignore[arg-type]
     for item in dataclasses.fields(config):
@@ -155,9 +191,32 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def set_field(config: Any, name: str, value: Any, where: str = "", shown: str | None = None) -> None:
-    """Set ``model.N`` or ``learning_rate`` by dotted name, checked; unknown names are refused.
+    """Set a field by its dotted name, checked.
 
-    ``shown``: what messages call the field where its name is not what the user wrote.
+    Parameters
+    ----------
+    config : object
+        A configuration.
+    name : str
+        Such as ``model.N`` or ``learning_rate``.
+    value : object
+    where : str
+        Opens messages.
+    shown : str, optional
+        What messages call the field where its name is not what the user wrote.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, and a value of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> config = TrainingConfig()
+    >>> set_field(config, "model.N", 128)
+    >>> config.model.N
+    128
     """
     known = config_fields(type(config))
     if name not in known:
@@ -172,7 +231,34 @@ def set_field(config: Any, name: str, value: Any, where: str = "", shown: str | 
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
-    """A configuration from nested or dotted keys, over ``base`` or the defaults."""
+    """Make a configuration from keys and values.
+
+    Parameters
+    ----------
+    cls : type
+        Its dataclass.
+    data : mapping
+        Nested or dotted keys.
+    where : str
+        Opens messages.
+    base : object, optional
+        What is changed; default: the defaults.
+
+    Returns
+    -------
+    object of ``cls``
+
+    Raises
+    ------
+    ConfigError
+        Naming the key that is unknown, or whose value is of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> from_dict(TrainingConfig, {"seed": 3, "model": {"gridsize": 2}}).model.gridsize
+    2
+    """
     config = cls() if base is None else base
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}expected keys and values, found {brief(data)}")
@@ -194,7 +280,23 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | 
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dict: paths as text."""
+    """Return a configuration as nested plain values.
+
+    Parameters
+    ----------
+    config : object
+
+    Returns
+    -------
+    dict
+        Paths are text.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> to_dict(TrainingConfig(seed=3))["seed"]
+    3
+    """
     plain: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
@@ -205,12 +307,54 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
-    """Reads a YAML file into a configuration; :class:`ConfigError` names file and key."""
+    """Read a YAML file into a configuration.
+
+    Parameters
+    ----------
+    cls : type
+        Its dataclass.
+    path : str or Path
+    base : object, optional
+        What is changed; default: the defaults.
+
+    Returns
+    -------
+    object of ``cls``
+
+    Raises
+    ------
+    ConfigError
+        Naming file and key.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> _ = Path("c.yaml").write_text("batch_size: 3")
+    >>> load_yaml(TrainingConfig, "c.yaml").batch_size
+    3
+    """
     return from_dict(cls, read_yaml(path), where=f"{path}: ", base=base)
 
 
 def to_yaml(config: Any, **sections: Any) -> str:
-    """The configuration as YAML text that :func:`load_yaml` reads back; further ones as named sections."""
+    """Return a configuration as YAML text that :func:`load_yaml` reads back.
+
+    Parameters
+    ----------
+    config : object
+    **sections
+        Further configurations, each under its name.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import TrainingConfig
+    >>> "seed: 3" in to_yaml(TrainingConfig(seed=3))
+    True
+    """
     import yaml
 
     whole = to_dict(config) | {name: to_dict(section) for name, section in sections.items()}

@@ -17,6 +17,7 @@ def opt(
     le: float | None = None,
     multiple_of: int | None = None,
     carried: bool = False,
+    usual: tuple[Any, ...] | None = None,
 ) -> Any:
     """Declare a dataclass field with help text and range.
 
@@ -31,6 +32,13 @@ def opt(
     carried : bool
         Whether other programs alone know the field: it is kept in configuration and bundle for them, has no
         effect on this package, and is no flag.
+    usual : tuple, optional
+        For a field that decides the shapes of weights: values to try where a file's weights do not fit.
+
+    Returns
+    -------
+    dataclasses.Field
+        What stands behind the equals sign in a dataclass.
 
     Examples
     --------
@@ -41,5 +49,13 @@ def opt(
     >>> Options().depth
     2
     """
-    meta = {"help": help, "ge": ge, "gt": gt, "le": le, "multiple_of": multiple_of, "carried": carried}
+    meta = {
+        "help": help,
+        "ge": ge,
+        "gt": gt,
+        "le": le,
+        "multiple_of": multiple_of,
+        "carried": carried,
+        "usual": usual,
+    }
     return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})

@@ -37,8 +37,10 @@ def _renamed_groups(n_images: int | None, n_groups: int | None) -> int | None:
 class _Common:
     """What every model has, whichever its generator."""
 
-    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2)
-    gridsize: int = opt(1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16)
+    N: int = opt(64, "frame size in pixels", ge=2, le=4096, multiple_of=2, usual=(32, 64, 128, 256, 512))
+    gridsize: int = opt(
+        1, "a group is gridsize x gridsize neighbouring frames", ge=1, le=16, usual=(1, 2, 3, 4)
+    )
     architecture: str = opt("unrolled", "name of the generator: 'unrolled', 'cnn', or one that is installed")
     model_type: Literal["pinn", "supervised"] = opt(
         "pinn", "'pinn' trains through the physics, without labels"
@@ -48,6 +50,7 @@ class _Common:
         "incoherent probe modes of the forward model; default: as many as the scan's probe has",
         ge=1,
         le=64,
+        usual=(1, 2, 3, 4, 5, 8),
     )
 
     generator_options: str = opt(
@@ -191,4 +194,7 @@ class ExecutionConfig:
     num_workers: int = opt(0, "processes that prepare data", ge=0, le=256)
     threads: int | None = opt(None, "CPU threads; default: as torch chooses", ge=1, le=1024)
     deterministic: bool = opt(True, "same seed, same numbers on the same machine")
+    logger: Literal["none", "tensorboard", "mlflow"] = opt(
+        "none", "training: also log losses there, where it is installed; history.csv is written in any case"
+    )
     progress: bool = opt(True, "show a progress bar")

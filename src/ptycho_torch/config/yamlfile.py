@@ -35,6 +35,13 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     ConfigError
         When it cannot be read, is too large, nested too deeply, or uses aliases (a few lines of them
         describe gigabytes), or when it holds something else than keys and values.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("c.yaml").write_text("model:\\n  gridsize: 2")
+    >>> read_yaml("c.yaml")
+    {'model': {'gridsize': 2}}
     """
     import yaml
 

@@ -93,6 +93,15 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     The same as :func:`replacing`, for writers that take a path.
 
+    Parameters
+    ----------
+    target : path
+
+    Yields
+    ------
+    Path
+        Beside the target, with its suffix.
+
     Raises
     ------
     OutputError
@@ -112,15 +121,47 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_bytes_atomic(target: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``target``, whole or not at all. Raises :class:`OutputError`."""
+    """Write bytes, whole or not at all.
+
+    Parameters
+    ----------
+    target : path
+    data : bytes
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written; an older file is as it was.
+
+    Examples
+    --------
+    >>> write_bytes_atomic("a.bin", b"whole")
+    >>> Path("a.bin").read_bytes()
+    b'whole'
+    """
     with atomic_path(target) as part:
         part.write_bytes(data)
 
 
 def write_text_atomic(target: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``target`` as UTF-8, whole or not at all. Raises :class:`OutputError`.
+    """Write text as UTF-8, whole or not at all.
 
-    Parts of file names that are no text in any encoding are escaped.
+    Parameters
+    ----------
+    target : path
+    text : str
+        Parts of file names that are no text in any encoding are escaped.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written; an older file is as it was.
+
+    Examples
+    --------
+    >>> write_text_atomic("a.txt", "größe")
+    >>> Path("a.txt").read_text(encoding="utf-8")
+    'größe'
     """
     write_bytes_atomic(target, text.encode("utf-8", "backslashreplace"))
 
@@ -130,10 +171,23 @@ def ensure_output_dir(path: str | os.PathLike[str]) -> Path:
 
     Call it before long work starts. What killed writers left there is removed.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     OutputError
         With path and reason, when it is a file, cannot be made, cannot be written to, or the disk is full.
+
+    Examples
+    --------
+    >>> ensure_output_dir("out/run").is_dir()
+    True
     """
     path = Path(path)
     shown = printable(path, 1000)
@@ -170,6 +224,15 @@ def require_new(outputs: Iterable[str | os.PathLike[str]], *inputs: str | os.Pat
     OutputError
         When one of ``outputs`` is one of ``inputs`` under any name, or lies in one that is a folder and
         is there already.
+
+    Examples
+    --------
+    >>> write_text_atomic("scan.txt", "frames")
+    >>> require_new(["image.txt"], "scan.txt")
+    >>> require_new(["./scan.txt"], "scan.txt")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ptycho_torch.errors.OutputError: ...
     """
     for output in map(Path, outputs):
         if not output.exists():

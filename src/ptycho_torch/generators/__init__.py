@@ -32,10 +32,27 @@ _Class = TypeVar("_Class", bound=type[Generator])
 def register(name: str) -> Callable[[_Class], _Class]:
     """Make ``config.model.architecture == name`` build the class that is decorated.
 
+    Parameters
+    ----------
+    name : str
+        One that is free.
+
+    Returns
+    -------
+    callable
+        A decorator that returns the class as it is.
+
     Raises
     ------
     ConfigError
         When the name is taken, or the class is no :class:`Generator`.
+
+    Examples
+    --------
+    >>> register("unrolled")(Generator)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ptycho_torch.errors.ConfigError: architecture 'unrolled': expected a name that is free, found ...
     """
 
     def add(cls: _Class) -> _Class:
@@ -48,12 +65,31 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def available() -> list[str]:
-    """Return the names that :func:`build` knows, without importing their files."""
+    """Return the names that :func:`build` knows, without importing their files.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> {"cnn", "unrolled"} <= set(available())
+    True
+    """
     return _REGISTRY.names()
 
 
 def generator_class(config: ModelConfig) -> type[Generator]:
     """Return the class that ``config.architecture`` names.
+
+    Parameters
+    ----------
+    config : ModelConfig
+
+    Returns
+    -------
+    type
+        A subclass of :class:`Generator`.
 
     Raises
     ------
@@ -72,9 +108,22 @@ def generator_class(config: ModelConfig) -> type[Generator]:
 def build(config: ModelConfig) -> Generator:
     """Return the generator that ``config.architecture`` names, with fresh weights.
 
+    Parameters
+    ----------
+    config : ModelConfig
+
+    Returns
+    -------
+    Generator
+
     Raises
     ------
     ConfigError
         For an unknown name, or options that do not fit it.
+
+    Examples
+    --------
+    >>> build(ModelConfig(N=32, unrolled_width=4)).options.unrolled_width
+    4
     """
     return generator_class(config)(config)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_torch.generators.unet import UNet
-from ptycho_torch.physics.projection import change_of
+from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
 __all__ = ["RegionFrames", "RegionSolver", "Solution"]
@@ -71,6 +71,8 @@ class RegionFrames:
         Detector pixels that can be trusted.
     noise : (B,) float tensor, optional
         Standard deviation of the amplitudes, in their unit; 0 where it is not known.
+    subsets : tuple of (m,) int64 tensors, optional
+        Which frames change the object together, each frame in one of them; default: dealt by coverage.
     """
 
     amplitudes: Tensor
@@ -81,6 +83,7 @@ class RegionFrames:
     owner: Tensor
     good: Tensor | None = None
     noise: Tensor | None = None
+    subsets: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class RegionSolver(nn.Module):
         self.iterations, self.passes, self.damping = iterations, passes, damping
         self.width, self.levels = width, levels
         self.bf16 = False
+        self.chunk_pixels: int | None = _CHUNK_PIXELS  # None: a region's frames all at once
         self.start = nn.Parameter(torch.tensor(1.0))
         self.eta = nn.Parameter(torch.full((iterations, passes), 1.2))
         self.momentum = nn.Parameter(torch.full((iterations, passes), 0.3))
@@ -187,8 +191,8 @@ class _State:
             self.measured = self.measured * self.good
         regions = len(frames.probe)
         self.canvas = (regions, *frames.shape)
-        counts = torch.bincount(frames.owner, minlength=regions).clamp_min(1)
         power = self.measured.square().sum((1, 2, 3))
+        counts = power.new_zeros(regions).index_add_(0, frames.owner, torch.ones_like(power)).clamp_min(1)
         per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
         self.mean_power = per_region
         self.total = (per_region * counts).clamp_min(1e-30)
@@ -200,7 +204,7 @@ class _State:
         self._spectrum = self._mean_modulus(counts)
         self._illuminate()
         self.lag = self._lags()
-        self.subsets = self._deal()
+        self.subsets = self._deal() if frames.subsets is None else frames.subsets
         noise = torch.zeros(regions) if frames.noise is None else frames.noise
         level = (noise.to(power.device) / (per_region.sqrt() / self.size)).clamp_min(1e-6)
         self.noise = ((level.log10() + 3) / 3).clamp(0, 1.2)
@@ -223,17 +227,18 @@ class _State:
         self._lines = shift_ramps(self.frames.fractions, self.size).unsqueeze(1)
         self._transform = torch.fft.fft2(self.probe)
         self.waves = torch.cat([self._probes(index) for index in self._chunks(self._all())])
-        power = (self.waves.real.square() + self.waves.imag.square()).sum(1)
+        power = intensity(self.waves)
         self.power = power
         self.illumination = put_patches(power, self.frames.corners, self.canvas, self.frames.owner)
         own = (self.probe.real.square() + self.probe.imag.square()).sum(1)
         self.peak = own.detach().amax((-2, -1))[:, None, None].clamp_min(1e-12)
 
     def _all(self) -> Tensor:
-        return torch.arange(len(self.measured), device=self.measured.device)
+        return torch.arange(self.measured.shape[0], device=self.measured.device)
 
     def _chunks(self, index: Tensor) -> tuple[Tensor, ...]:
-        return index.split(max(1, _CHUNK_PIXELS // self.size**2))
+        most = self.solver.chunk_pixels
+        return (index,) if most is None else index.split(max(1, most // self.size**2))
 
     def _lags(self) -> Tensor:
         """The frames' autocorrelations, averaged where frames meet."""
@@ -306,13 +311,12 @@ class _State:
             if not whole:
                 light = light + put_patches(self.power[index], corners, self.canvas, owner)
             if last:
-                squared = (change.real.square() + change.imag.square()).sum(1)
-                misfit = misfit + put_patches(squared, corners, self.canvas, owner)
+                misfit = misfit + put_patches(intensity(change), corners, self.canvas, owner)
             if probe:
                 pull = torch.fft.fft2(under.conj() * change) * self._lines[index].conj()
                 zeros = torch.zeros_like(self.probe)
                 moves = moves + zeros.index_add(0, owner, pull)
-                squared = under.real.square() + under.imag.square()
+                squared = intensity(under).unsqueeze(1)
                 bright = bright + squared.new_zeros(len(self.probe), 1, self.size, self.size).index_add(
                     0, owner, squared
                 )
@@ -327,7 +331,7 @@ class _State:
         for index in self._chunks(self._all()):
             under = crop_patches(self.obj, frames.corners[index], self.size, frames.owner[index]).unsqueeze(1)
             field = torch.fft.fft2(under * self.waves[index], norm="ortho")
-            power = (field.real.square() + field.imag.square()).sum(1, keepdim=True)
+            power = intensity(field).unsqueeze(1)
             if self.good is not None:
                 power = power * self.good
             seen = (power.sqrt() * self.measured[index]).sum((1, 2, 3))

@@ -93,6 +93,19 @@ def reconstruct(
     ------
     DataError
         When the scan's frames are not the model's size.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import ModelConfig
+    >>> from ptycho_torch.model import build_pair
+    >>> from ptycho_torch.physics.units import normalise_probe
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 64, 0)
+    >>> scan = simulate_scan(obj, make_probe("zoneplate", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> small = ModelConfig(N=32, unrolled_width=4, unrolled_iterations=1)
+    >>> model = build_pair(small, normalise_probe(scan.probe), 1.0)[1]
+    >>> reconstruct(model, scan).object.shape
+    (64, 64)
     """
     model, scan = _opened(model, scan)
     if device is not None:

@@ -37,6 +37,14 @@ def check_content(scan: Scan, keys: dict[str, str] | None = None) -> None:
     ------
     ScanError
         One line: file, key, what was expected and what was found.
+
+    Examples
+    --------
+    >>> check_content(Scan(np.ones((2, 4, 4)), np.zeros((2, 2))))
+    Traceback (most recent call last):
+        ...
+    ptycho_torch.errors.ScanError: scan: positions: expected positions that differ, found 2 times (0, 0); is the \
+right column read?
     """
     where = scan.source.path if scan.source else "scan"
     names = keys or {}

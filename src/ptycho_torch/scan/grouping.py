@@ -97,17 +97,39 @@ def group_neighbours(
     cover: bool = True,
     scan_index: NDArray[np.integer] | None = None,
 ) -> Index:
-    """Groups of ``C = gridsize**2`` frames: a seed frame and C-1 of its ``neighbor_count`` nearest.
+    """Form groups of ``C = gridsize**2`` frames: a seed frame and C-1 of its ``neighbor_count`` nearest.
 
-    ``positions``: (M, 2) pixels, (x, y). Returns (G, C) int64, distinct within a group; channel c lies at
-    row c // gridsize, column c % gridsize: rows by y, then by x within a row. ``n_groups`` None makes
-    one group for each frame as seed; gridsize 1 is then every frame once, in order. With fewer groups
-    than frames, ``cover`` lets uncovered frames go first, as seeds and as members, so that every frame is in a
-    group if that many groups can do it; else seeds are plainly random. ``scan_index``: (M,), groups then
-    stay within a run.
+    Parameters
+    ----------
+    positions : (M, 2) array
+        (x, y), pixels.
+    gridsize : int
+    neighbor_count : int
+    n_groups : int, optional
+        Default: one for each frame as seed; gridsize 1 is then every frame once, in order.
+    seed : int
+    cover : bool
+        With fewer groups than frames, let uncovered frames go first, as seeds and as members, so that every frame
+        is in a group if that many groups can do it; else seeds are plainly random.
+    scan_index : (M,) int array, optional
+        Groups then stay within a run.
 
-    Raises :class:`ScanError` for fewer frames than C, for a ``neighbor_count`` below C-1, and for positions
-    that are not finite.
+    Returns
+    -------
+    (G, C) int64 array
+        Distinct within a group; channel c lies at row c // gridsize, column c % gridsize: rows by y, then by x
+        within a row.
+
+    Raises
+    ------
+    ScanError
+        For fewer frames than C, for a ``neighbor_count`` below C-1, and for positions that are not finite.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0], [5.0, 5.0]])
+    >>> group_neighbours(square, 2, neighbor_count=3, n_groups=1).tolist()
+    [[0, 1, 2, 3]]
     """
     if gridsize < 1:
         raise ScanError(f"gridsize: expected at least 1, found {gridsize}")
@@ -164,7 +186,27 @@ def _covering(
 
 
 def group_offsets(positions: Positions, groups: Index) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Offsets (G, C, 2) float32, member minus group mean, and centres (G, 2) float64; pixels, (x, y)."""
+    """Return where the members of groups lie.
+
+    Parameters
+    ----------
+    positions : (M, 2) array
+        (x, y), pixels.
+    groups : (G, C) int array
+
+    Returns
+    -------
+    offsets : (G, C, 2) float32 array
+        Member minus group mean, pixels.
+    centres : (G, 2) float64 array
+        Group means.
+
+    Examples
+    --------
+    >>> offsets, centres = group_offsets(np.array([[0.0, 0.0], [4.0, 2.0]]), np.array([[0, 1]]))
+    >>> offsets.tolist(), centres.tolist()
+    ([[[-2.0, -1.0], [2.0, 1.0]]], [[2.0, 1.0]])
+    """
     members = np.asarray(positions, dtype=np.float64)[groups]
     centres = members.mean(axis=1)
     return (members - centres[:, None]).astype(np.float32), centres
@@ -179,14 +221,41 @@ def training_groups(
     *,
     scan_index: NDArray[np.integer] | None = None,
 ) -> Index:
-    """Groups (n_groups, size) int64 whose extent varies, for training on overlaps; the seed comes first.
+    """Form groups whose extent varies, for training on overlaps.
 
     For each seed frame a radius is drawn uniformly between the distance to its nearest neighbour and
-    ``max_distance`` (pixels), then ``size - 1`` distinct frames at random within it; where there are
-    fewer, the nearest ones beyond fill up. Every frame is seed equally often, to within one. Of a
-    very dense scan the 256 nearest frames are considered. ``scan_index`` keeps groups within a run.
+    ``max_distance``, then ``size - 1`` distinct frames at random within it; where there are fewer, the nearest
+    ones beyond fill up. Every frame is seed equally often, to within one. Of a very dense scan the 256 nearest
+    frames are considered.
 
-    Raises :class:`ScanError` for fewer frames than ``size`` and for a distance that is not positive.
+    Parameters
+    ----------
+    positions : (M, 2) array
+        (x, y), pixels.
+    size : int
+        Frames in a group.
+    max_distance : float
+        Pixels.
+    n_groups : int
+    seed : int
+    scan_index : (M,) int array, optional
+        Keeps groups within a run.
+
+    Returns
+    -------
+    (n_groups, size) int64 array
+        The seed frame comes first.
+
+    Raises
+    ------
+    ScanError
+        For fewer frames than ``size``, and for a distance that is not positive.
+
+    Examples
+    --------
+    >>> line = np.array([[0.0, 0.0], [3.0, 0.0], [100.0, 0.0], [103.0, 0.0]])
+    >>> np.sort(training_groups(line, 2, 5.0, 8), axis=1).max(1).tolist().count(2)
+    0
     """
     points = _checked(positions, size)
     if not (np.isfinite(max_distance) and max_distance > 0):

@@ -72,10 +72,14 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
 
     Parameters
     ----------
-    path
+    path : str or Path
         A regular file.
-    size
-        The N it must have; None accepts any.
+    size : int, optional
+        The N it must have; default: any.
+
+    Returns
+    -------
+    (modes, N, N) complex64 array
 
     Raises
     ------
@@ -83,6 +87,12 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
         When there is no such file.
     ScanError
         When it holds no probe.
+
+    Examples
+    --------
+    >>> np.save("probe.npy", np.ones((8, 8)))
+    >>> read_probe("probe.npy").shape
+    (1, 8, 8)
     """
     path = Path(path)
     if not path.is_file():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files import atomic_path
-from ptycho_torch.scan.hdf5 import opened, read_array
+from ptycho_torch.scan.hdf5 import H5File, opened, read_array
 from ptycho_torch.scan.scan import Geometry
 
 __all__ = ["HALF_PIXEL", "Product", "read_product", "write_product"]
@@ -176,15 +176,7 @@ def read_product(path: str | Path) -> Product:
             )
             for name in _NUMBERS
         }
-        losses = np.zeros((0, 2))
-        if "loss_epochs" in file and "loss_values" in file:
-            parts = [read_array(file, f"loss_{n}", 1) for n in ("epochs", "values")]
-            losses = np.stack(parts, -1).astype(np.float64)
-
-        def maybe(key: str) -> NDArray[np.float64] | None:
-            return read_array(file, key).astype(np.float64) if key in file else None
-
-        spacing = maybe("object_layer_spacing_m")
+        spacing = _maybe(file, "object_layer_spacing_m")
         try:
             return Product(
                 np.stack([x, y], -1).astype(np.float64),
@@ -194,10 +186,10 @@ def read_product(path: str | Path) -> Product:
                 pixel,
                 tuple(_number(file["object"].attrs, path, f"center_{a}_m") for a in "xy"),  # type: ignore[arg-type]
                 _pixel(file["probe"], path, pixel),
-                maybe("opr_weights"),
+                _maybe(file, "opr_weights"),
                 np.zeros(0) if spacing is None else spacing,
-                losses,
-                maybe("probe_photon_counts"),
+                _losses(file),
+                _maybe(file, "probe_photon_counts"),
                 _text(attrs.get("name", "Unnamed")),
                 _text(attrs.get("comments", "")),
                 numbers,
@@ -206,6 +198,18 @@ def read_product(path: str | Path) -> Product:
             )
         except DataError as error:
             raise ScanError(f"{path}: {error}") from error
+
+
+def _maybe(file: H5File, key: str) -> NDArray[np.float64] | None:
+    return read_array(file, key).astype(np.float64) if key in file else None
+
+
+def _losses(file: H5File) -> NDArray[np.float64]:
+    """Epoch and loss (K, 2); none where the file has none."""
+    if "loss_epochs" not in file or "loss_values" not in file:
+        return np.zeros((0, 2))
+    parts = [read_array(file, f"loss_{n}", 1) for n in ("epochs", "values")]
+    return np.stack(parts, -1).astype(np.float64)
 
 
 def write_product(product: Product, path: str | Path) -> None:

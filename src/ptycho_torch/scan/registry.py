@@ -87,7 +87,18 @@ FORMATS: Registry[type[ScanFormat]] = Registry(
 
 
 def format_names() -> list[str]:
-    """Return the names of the known formats, sorted."""
+    """Return the names of the known formats.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Examples
+    --------
+    >>> "npz" in format_names()
+    True
+    """
     return FORMATS.names()
 
 
@@ -168,9 +179,21 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
         When there is no such file.
     ScanError
         One line that names file, key, what was expected and what was found, for everything that cannot be used.
+
+    Examples
+    --------
+    >>> from ptycho_torch.scan import open_scan, write_scan
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 64, 0)
+    >>> made = simulate_scan(obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> write_scan(made, "scan.npz", measurement="counts")
+    >>> scan = open_scan("scan.npz", crop=16)
+    >>> scan.frames.shape, scan.counts_known, scan.source.format
+    ((25, 16, 16), True, 'npz')
     """
     path = Path(path)
-    request = Request(**{k: Path(v) if k in _FILES and isinstance(v, str) else v for k, v in options.items()})  # type: ignore[arg-type]
+    given = {k: Path(v) if k in _FILES and isinstance(v, str) else v for k, v in options.items()}
+    request = Request(**given)  # type: ignore[arg-type]
     if request.measurement not in MEASUREMENTS:
         raise ScanError(
             f"{path}: measurement: expected one of {', '.join(MEASUREMENTS)}, found {request.measurement!r}"
@@ -197,13 +220,13 @@ def write_scan(
 
     Parameters
     ----------
-    scan
+    scan : Scan
         What to write.
-    path
+    path : str or Path
         Where to.
-    format
-        None takes the one of the suffix, else NPZ.
-    measurement
+    format : str, optional
+        Default: that of the suffix, else NPZ.
+    measurement : {"amplitude", "counts"}
         ``amplitude`` stores float32 sqrt(counts); ``counts`` stores whole counts as uint32 and needs
         ``scan.counts_known``.
 
@@ -213,6 +236,16 @@ def write_scan(
         For a wrong request.
     OutputError
         When the file cannot be written.
+
+    Examples
+    --------
+    >>> from ptycho_torch.scan import open_scan, write_scan
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 64, 0)
+    >>> made = simulate_scan(obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> write_scan(made, "scan.npz", measurement="counts")
+    >>> bool(np.allclose(open_scan("scan.npz").frames, made.frames))
+    True
     """
     path = Path(path)
     if measurement not in MEASUREMENTS[1:]:

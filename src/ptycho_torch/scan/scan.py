@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import ScanError
+from ptycho_torch.picture import gray, html_card, wheel
 from ptycho_torch.scan.frames import as_source
 
 __all__ = ["Geometry", "Scan", "ScanSource"]
@@ -107,6 +108,24 @@ class Scan:
     def _say(self, key: str, expected: str, found: str) -> str:
         where = self.source.path if self.source else "scan"
         return f"{where}: {key}: expected {expected}, found {found}"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a few facts, the mean frame, and the first probe mode."""
+        chosen = np.unique(np.linspace(0, self.n_frames - 1, min(16, self.n_frames)).astype(int))
+        mean = np.square(np.asarray(self.frames[chosen], np.float64)).mean(0)
+        images = {"mean frame, logarithm": gray(np.log10(mean + 1e-6 * (mean.max() or 1)))}
+        if self.probe is not None:
+            images["probe, first mode"] = wheel(self.probe[0])
+        rows = {
+            "frames": f"{self.n_frames} of {self.N} x {self.N} pixels",
+            "frames hold": None if self.source is None else self.source.measurement,
+            "photons per frame": self.mean_power if self.counts_known else None,
+            "probe modes": self.n_modes,
+            "extent (x, y)": "{:.0f} x {:.0f} pixels".format(*(np.ptp(self.positions, axis=0) + self.N)),
+            "runs": len(self.runs) or None,
+            "file": None if self.source is None else self.source.path,
+        }
+        return html_card("Scan", rows, images)
 
     @property
     def N(self) -> int:

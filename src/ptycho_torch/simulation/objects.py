@@ -135,10 +135,30 @@ def _grey(path: Path) -> NDArray[np.float64]:
 
 
 def make_object(name: str, size: int = 392, seed: int = 0) -> Complex:
-    """An object by name (``lines``, ``siemens``, ``grf``) or by file name.
+    """Make an object.
 
-    ``size``: edge in pixels, for the named ones; ``seed`` for the random ones.
-    Raises :class:`DataError` for a size without room and what :func:`load_object` raises.
+    Parameters
+    ----------
+    name : str
+        ``lines``, ``siemens``, ``grf``, or the name of a file with an object.
+    size : int
+        Edge in pixels, for the named ones.
+    seed : int
+        For the random ones.
+
+    Returns
+    -------
+    (H, W) complex array
+
+    Raises
+    ------
+    DataError
+        For a size without room, and what :func:`load_object` raises.
+
+    Examples
+    --------
+    >>> make_object("siemens", 64).shape
+    (64, 64)
     """
     if name not in OBJECT_NAMES:
         if not Path(name).is_file():

@@ -60,10 +60,28 @@ def zone_plate(size: int = 64, aperture: float = 0.25, reach: float = 0.22) -> P
 
 
 def make_probe(name: str, size: int | None = None) -> Probe:
-    """A probe by name (``disk``, ``gaussian``, ``zoneplate``) or out of a file.
+    """Make a probe, or read one out of a file.
 
-    ``size``: N, 64 for the named ones when not given; a file's probe must have it if given. Raises
-    :class:`DataError` for an unusable size and what :func:`ptycho_torch.scan.read_probe` raises.
+    Parameters
+    ----------
+    name : str
+        ``disk``, ``gaussian``, ``zoneplate``, or the name of a file.
+    size : int, optional
+        N; default: 64 for the named ones. A file's probe must have it if given.
+
+    Returns
+    -------
+    (N, N) or (modes, N, N) complex array
+
+    Raises
+    ------
+    DataError
+        For an unusable size, and what :func:`ptycho_torch.scan.read_probe` raises.
+
+    Examples
+    --------
+    >>> make_probe("zoneplate", 32).shape[-2:]
+    (32, 32)
     """
     if name not in PROBE_NAMES:
         if not Path(name).is_file():

@@ -34,10 +34,31 @@ def _taps(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
 def crop_patches(
     obj: NDArray[np.complexfloating], positions: NDArray[np.floating], size: int
 ) -> NDArray[np.complex128]:
-    """Patches (M, N, N) of an object (H, W) around positions (M, 2) = (x, y), to a fraction of a pixel.
+    """Cut patches out of an object, to a fraction of a pixel.
 
-    Patch pixel [N//2, N//2] lies at the position; cubic convolution in between, exact at whole pixels.
-    Raises :class:`DataError` when a patch would leave the object.
+    Parameters
+    ----------
+    obj : (H, W) complex array
+    positions : (M, 2) array
+        (x, y), pixels: where a patch's pixel [N//2, N//2] lies.
+    size : int
+        N.
+
+    Returns
+    -------
+    (M, N, N) complex128 array
+        By cubic convolution, exact at whole pixels.
+
+    Raises
+    ------
+    DataError
+        When a patch would leave the object.
+
+    Examples
+    --------
+    >>> obj = np.arange(36.0).reshape(6, 6) + 0j
+    >>> crop_patches(obj, np.array([[2.0, 3.0]]), 2)[0].real.tolist()
+    [[13.0, 14.0], [19.0, 20.0]]
     """
     obj = np.asarray(obj, dtype=np.complex128)
     corner = np.asarray(positions, dtype=np.float64)[:, ::-1] - size // 2  # (row, column)
@@ -59,9 +80,22 @@ def crop_patches(
 
 
 def diffract(patches: NDArray[Any], probe: NDArray[Any]) -> NDArray[np.float64]:
-    """Intensity ``sum_p |fftshift FFT2(P_p o) / N|^2`` (M, N, N) of patches (M, N, N), DC at [N//2, N//2].
+    """Return intensities ``sum_p |fftshift FFT2(P_p o) / N|^2``.
 
-    ``probe``: (modes, N, N). The transform is orthonormal: an intensity sums to its exit waves' power.
+    Parameters
+    ----------
+    patches : (M, N, N) array
+    probe : (modes, N, N) array
+
+    Returns
+    -------
+    (M, N, N) float64 array
+        DC at pixel [N//2, N//2]. The transform is orthonormal: an intensity sums to its exit waves' power.
+
+    Examples
+    --------
+    >>> float(diffract(np.ones((1, 4, 4)), np.ones((1, 4, 4)))[0, 2, 2])
+    16.0
     """
     total = np.zeros(patches.shape)
     for mode in np.asarray(probe, dtype=np.complex128):
@@ -79,15 +113,41 @@ def simulate_scan(
     seed: int = 0,
     noise: bool = True,
 ) -> Scan:
-    """A scan of a known object: frames ``sqrt(Poisson(|F(P o)|^2))`` as float32.
+    """Simulate a scan of a known object: frames ``sqrt(Poisson(|F(P o)|^2))`` as float32.
 
-    ``obj``: (H, W) complex or real, pixel [0, 0] at (0, 0). ``probe``: (N, N) or (modes, N, N), any scale.
-    ``positions``: (M, 2) pixels, (x, y). ``photons``: mean photons in a frame. ``noise=False`` gives the
-    expected amplitudes. The scan's probe is scaled so that it and ``object_guess``, the truth, predict
-    the counts. The same seed gives the same frames.
+    Parameters
+    ----------
+    obj : (H, W) array
+        Complex or real; pixel [0, 0] lies at (0, 0).
+    probe : (N, N) or (modes, N, N) array
+        In any scale.
+    positions : (M, 2) array
+        (x, y), pixels.
+    photons : float
+        Mean photons in a frame.
+    seed : int
+        The same seed gives the same frames.
+    noise : bool
+        False gives the expected amplitudes.
 
-    Raises :class:`DataError` for shapes that do not fit, patches outside the object, photons not in
-    (0, 1e15], or an exit wave without power.
+    Returns
+    -------
+    Scan
+        Its probe is scaled so that it and ``object_guess``, the truth, predict the counts.
+
+    Raises
+    ------
+    DataError
+        For shapes that do not fit, patches outside the object, photons not in (0, 1e15], or an exit wave without
+        power.
+
+    Examples
+    --------
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 96, 0)
+    >>> scan = simulate_scan(obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=8), photons=1e4)
+    >>> scan.frames.shape, round(scan.mean_power / 1e4, 1)
+    ((81, 32, 32), 1.0)
     """
     modes = np.asarray(probe, dtype=np.complex128)
     modes = modes[None] if modes.ndim == 2 else modes

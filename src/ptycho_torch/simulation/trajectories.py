@@ -56,15 +56,39 @@ def make_positions(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Points:
-    """Positions by name (``grid``, ``random``, ``spiral``) over an object of ``shape`` (H, W).
+    """Make the positions of a scan.
 
-    ``size``: N of the frames. ``step``: spacing in pixels; ``count``: number of frames; one of the two fixes
-    the density, and with both the first ``count`` positions are kept. ``jitter``: standard deviation in
-    pixels of random shifts, seeded; shifted positions are kept inside. A frame's pixel [N//2, N//2] lies at
-    its position.
+    Parameters
+    ----------
+    name : str
+        ``grid``, ``random`` or ``spiral``.
+    shape : (H, W)
+        Of the object.
+    size : int
+        N of the frames.
+    step : float, optional
+        Spacing in pixels.
+    count : int, optional
+        Number of frames. One of ``step`` and ``count`` fixes the density; with both the first ``count`` are kept.
+    jitter : float
+        Standard deviation in pixels of random shifts; shifted positions are kept inside.
+    seed : int
 
-    Raises :class:`DataError` for an object smaller than a frame, for step and count both missing or not
-    positive, and for more positions asked for than there is room for at that step.
+    Returns
+    -------
+    (M, 2) float64 array
+        (x, y), pixels; a frame's pixel [N//2, N//2] lies at its position.
+
+    Raises
+    ------
+    DataError
+        For an object smaller than a frame, for step and count both missing or not positive, and for more positions
+        than there is room for at that step.
+
+    Examples
+    --------
+    >>> make_positions("grid", (40, 40), 32, step=8).tolist()
+    [[16.0, 16.0], [24.0, 16.0], [16.0, 24.0], [24.0, 24.0]]
     """
     if name not in TRAJECTORY_NAMES:
         raise DataError(f"scan: expected one of {', '.join(TRAJECTORY_NAMES)}, found {name!r}")

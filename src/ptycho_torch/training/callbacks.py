@@ -125,6 +125,8 @@ class Keeper(lightning.Callback):
                 "intensity_scale": module.autoencoder.intensity_scale,
             }
         )
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(self.history[-1], self.steps + trainer.global_step)
 
     def _save(self, trainer: lightning.Trainer, module: PtychoModule, batches: int) -> None:
         """Keep where the run stands: after its epochs, and after ``batches`` of the one that is not ended."""

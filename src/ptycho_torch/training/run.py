@@ -23,6 +23,7 @@ from ptycho_torch.training.callbacks import GracefulStop, Keeper, ProgressBar, W
 from ptycho_torch.training.checks import checked
 from ptycho_torch.training.data import GroupData
 from ptycho_torch.training.initial import initial_weights, load_initial
+from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.prepare import Illumination, Measured, illuminate, measure
 from ptycho_torch.training.state import RESUME_NAME, load_state
@@ -192,7 +193,8 @@ def _train(
         callbacks.append(ProgressBar())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # its own use of torch, nobody's to act on
-        trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs)
+        folder = None if keeper.resume_path is None else keeper.resume_path.parent
+        trainer = _trainer(callbacks, module.config, execution, device, keeper.epochs, folder)
         trainer.fit(module, datamodule=data)
 
 
@@ -227,6 +229,7 @@ def _trainer(
     execution: ExecutionConfig,
     device: str,
     done: int,
+    folder: Path | None,
 ) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -236,7 +239,7 @@ def _trainer(
         reload_dataloaders_every_n_epochs=1,
         gradient_clip_val=config.gradient_clip or None,
         deterministic="warn" if execution.deterministic and device == "cuda" else None,
-        logger=False,
+        logger=logger_of(execution.logger, folder),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

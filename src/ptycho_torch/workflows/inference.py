@@ -160,6 +160,15 @@ def reconstruct_to(
     ------
     PtychoError
         When something that was given cannot be used; nothing is written then.
+
+    Examples
+    --------
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 64, 0)
+    >>> scan = simulate_scan(obj, make_probe("zoneplate", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> done = reconstruct_to("image", scan, config=InferenceConfig(effort="quick"))
+    >>> sorted(path.name for path in done.files.values())
+    ['metrics.json', 'reconstruction.npz', 'reconstruction.png', 'report.html']
     """
     listeners = listeners or Listeners()
     job = _job(scan, bundle, config or InferenceConfig(), execution or ExecutionConfig(), refinement, product)

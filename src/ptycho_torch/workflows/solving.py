@@ -22,6 +22,7 @@ from ptycho_torch.report.figures import shown_frames
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.remembered import RememberedFrames
+from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions
 from ptycho_torch.solvers.learned import Learned
 from ptycho_torch.solvers.residual import residual
@@ -43,7 +44,9 @@ _FEWEST = 100
 """Frames below which none is kept back."""
 _SHARE = 8
 """Frames up to this part of the memory are kept once read."""
-_CLOSE = 0.2
+PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
+"""Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
+_CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
 _NEIGHBOURS = 4
 """Frames within a quarter of N that a frame must have to be kept back: they light all that it shows."""
@@ -117,7 +120,7 @@ def starts_flat(scan: Scan) -> bool:
     >>> def at(step):
     ...     positions = make_positions("grid", obj.shape, 32, step=step)
     ...     return simulate_scan(obj, make_probe("disk", 32), positions)
-    >>> starts_flat(at(6)), starts_flat(at(16))
+    >>> starts_flat(at(2)), starts_flat(at(6))
     (True, False)
     """
     if scan.n_frames < 3:
@@ -139,11 +142,28 @@ def solve(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Solve a scan with a network's region solver, from the bundle's probe where it fits, else from the scan's."""
+    """Solve a scan with a network's region solver.
+
+    It begins from the bundle's probe where that fits. Else some sweeps of ``epie`` first bring the scan's guess of
+    the probe nearer: a wrong one is what sweeps mend best, and what the network is most easily misled by.
+    """
     assert network.solver is not None
+    options = options or LearnedOptions()
     if network.probe is not None and network.probe.shape[-1] == scan.N:
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
-    return Learned(device, network.solver).solve(with_probe(scan), None, options, progress)
+    else:
+        scan = with_probe(scan)
+        if options.update_probe:
+            scan = replace(scan, probe=_probe_of(scan, device))
+    return Learned(device, network.solver).solve(scan, None, options, progress)
+
+
+def _probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
+    """The scan's probe after some sweeps over the frames in its middle."""
+    part = scan
+    if scan.n_frames > PROBE_FRAMES:
+        part = scan.select(innermost(scan.positions, PROBE_FRAMES))
+    return SOLVERS.get("epie")(device).solve(part, None, RefineOptions(sweeps=PROBE_SWEEPS)).probe
 
 
 def with_probe(scan: Scan) -> Scan:
@@ -232,14 +252,17 @@ def _sample(hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
 def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
     """Return the scan, each of its frames read once from the file for all that follows, where memory allows.
 
-    Else only those frames are kept that are needed again after the solver: for the residual and the picture.
+    Else only those frames are kept that are needed several times: for the probe, the residual and the picture.
     """
     frames = scan.frames
     if not frames.files:
         return scan
     each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
     needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
-    for which in (np.arange(scan.n_frames), needed):
+    seen = np.flatnonzero(~hidden)
+    if len(seen) > PROBE_FRAMES:
+        seen = seen[innermost(scan.positions[seen], PROBE_FRAMES)]
+    for which in (np.arange(scan.n_frames), np.union1d(seen, needed), needed):
         if each * len(which) <= memory_limit() // _SHARE:
             return replace(scan, frames=RememberedFrames(frames, which))
     return scan

@@ -63,8 +63,10 @@ def train(
     ----------
     scan : Scan, ScanFile, path or None
         None with ``resume``: the run's own scan, read as it was.
+    output_dir : str or Path
     config : TrainingConfig, optional
         Default: defaults, with the frames' own size.
+    execution : ExecutionConfig, optional
     validation : Scan or path, optional
         Scan to measure losses on; default: ``config.test_data_file``, or a part of the frames.
     resume, force : bool
@@ -85,6 +87,18 @@ def train(
         When the scan is not that of the run to go on with, or does not fit the configuration.
     Interrupted
         When a signal came before the first step, or a second time; the text says what exists.
+
+    Examples
+    --------
+    >>> from ptycho_torch.config import ModelConfig
+    >>> from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
+    >>> obj = make_object("grf", 64, 0)
+    >>> scan = simulate_scan(obj, make_probe("zoneplate", 32), make_positions("grid", obj.shape, 32, step=8))
+    >>> small = ModelConfig(N=32, unrolled_width=4, unrolled_iterations=1)
+    >>> config = TrainingConfig(model=small, probe="fixed", max_steps=1, nepochs=1)
+    >>> done = train(scan, "run", config, ExecutionConfig(progress=False))
+    >>> done.bundle.name, done.metrics["steps"]
+    ('wts.h5.zip', 1)
     """
     watch, folder = watch or Watch(), RunFolder(output_dir)
     if not resume:

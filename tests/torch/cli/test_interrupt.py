@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calling import QUICK, process
 from small import small_scan
-from test_commands import QUICK, process
 
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.scan import write_scan

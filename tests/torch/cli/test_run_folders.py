@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calling import QUICK, call
 from small import QUIET, small_config, small_scan
-from test_commands import QUICK, call
 
 from ptycho_torch.config import TrainingConfig, read_yaml
 from ptycho_torch.errors import ConfigError, DataError

@@ -85,10 +85,12 @@ def test_a_whole_reconstruction_reads_a_scan_twice(
 def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
     path: Path, read: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory for a quarter of the frames: those of residual and picture are not read for these."""
+    """Memory for a quarter of the frames: those of probe, residual and picture are not read for these."""
     some = np.arange(0, SCAN.n_frames, 4)
     monkeypatch.setattr(solving, "memory_limit", lambda: 8 * len(some) * 2 * SCAN.N**2)
     monkeypatch.setattr(solving, "_sample", lambda hidden: some)
+    monkeypatch.setattr(solving, "PROBE_FRAMES", len(some))
+    monkeypatch.setattr(solving, "innermost", lambda positions, count: some)
     for module in (solving, figures):
         monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
     done = reconstruct_to(tmp_path / "out", path, config=InferenceConfig(polish=False, start="learned"))

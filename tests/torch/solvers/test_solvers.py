@@ -70,7 +70,7 @@ def test_options_are_checked() -> None:
 
 
 def test_a_scan_without_a_probe_says_so() -> None:
-    with pytest.raises(DataError, match="expected a scan with a probe"):
+    with pytest.raises(DataError, match="no probe guess to start from; give one"):
         SOLVERS.get("epie")().solve(dataclasses.replace(SCAN, probe=None))
 
 

@@ -221,13 +221,31 @@ def bundle_file(base_path: str | os.PathLike[str]) -> Path:
 
 
 def open_archive(base_path: str | os.PathLike[str]) -> ZipArchive | FolderArchive:
-    """Opens a bundle, in the first of these forms that exists.
+    """Open the container of a bundle, in the first of the forms below that exists.
 
-    The folder ``{base_path}`` holding ``wts.h5.zip``, as a run leaves it; ``{base_path}.zip`` (unless the
-    path ends so already); the file ``{base_path}``; the folder ``{base_path}`` holding an unpacked bundle.
+    Parameters
+    ----------
+    base_path : path
+        The folder ``{base_path}`` holding ``wts.h5.zip``, as a run leaves it; ``{base_path}.zip`` (unless the
+        path ends so already); the file ``{base_path}``; the folder ``{base_path}`` holding an unpacked bundle.
 
-    Raises :class:`~ptycho_torch.errors.BundleNotFoundError` when there is none, and
-    :class:`~ptycho_torch.errors.BundleError` for anything that is not a sound container.
+    Returns
+    -------
+    ZipArchive or FolderArchive
+
+    Raises
+    ------
+    BundleNotFoundError
+        When there is none.
+    BundleError
+        For anything that is not a sound container.
+
+    Examples
+    --------
+    >>> open_archive("none")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ptycho_torch.errors.BundleNotFoundError: ...
     """
     text = os.fspath(base_path)
     if not isinstance(text, str) or not text.strip("."):

@@ -86,46 +86,15 @@ class _Walk:
         self.met: set[str] = set()
 
     def network(self) -> Network:
-        if len(self.inputs) != 2:
-            raise self.fail(f"{len(self.inputs)} inputs; expected frames and positions")
-        frames = self._layer(self.inputs[0], "InputLayer")
-        shape = frames.config.get("batch_shape")
-        if (
-            not isinstance(shape, list)
-            or len(shape) != 4
-            or shape[1] != shape[2]
-            or any(type(n) is not int for n in shape[1:])
-        ):
-            raise self.fail(f"layer {printable(frames.name, 60)}: batch_shape {brief(shape)} is not known")
-        self.size, self.members = shape[1], shape[3]
-        positions = self._layer(self.inputs[1], "InputLayer")
-        self._options(positions, {"batch_shape": [None, 1, 2, self.members]})
-        physics = len(self.outputs) == 3
-        if len(self.outputs) not in (1, 3):
-            raise self.fail(
-                f"{len(self.outputs)} outputs; expected the object, or object, amplitude and intensity"
-            )
-
+        """Walk from inputs and outputs to the middle; every layer must have been met then."""
+        physics = self._ends()
         trim = self._layer(self.outputs[0], "TrimReconstructionLayer")
         self._options(trim, {"output_size": self.size}, optional=True)
         canvas = self._only(trim)
         if physics:
             self._physics(canvas)
         objects, object_big, padded = self._canvas(canvas)
-        combine = self._layer(objects, "CombineComplexLayer")
-        self._polar(combine)
-        if len(combine.inputs) != 2:
-            raise self._unexpected(combine, f"{len(combine.inputs)} inputs")
-        (amplitude_end, _), (phase_end, _) = combine.inputs
-        amplitude, bottom, activation = self._head(amplitude_end, phase=False)
-        phase, bottom_2, _ = self._head(phase_end, phase=True)
-        if bottom != bottom_2:
-            raise self.fail(
-                f"the two decoders start from {printable(bottom, 60)} and {printable(bottom_2, 60)};"
-                " expected one encoder"
-            )
-        if (amplitude.inner is None, amplitude.outer is None) != (phase.inner is None, phase.outer is None):
-            raise self.fail("amplitude and phase decoders are built differently")
+        amplitude, phase, bottom, activation = self._decoders(objects)
         encoder = self._encoder(bottom)
         unmet = [name for name in self.layers if name not in self.met]
         if unmet:
@@ -147,6 +116,46 @@ class _Walk:
             amplitude=amplitude,
             phase=phase,
         )
+
+    def _ends(self) -> bool:
+        """Check inputs and number of outputs; whether the forward model is among the layers."""
+        if len(self.inputs) != 2:
+            raise self.fail(f"{len(self.inputs)} inputs; expected frames and positions")
+        frames = self._layer(self.inputs[0], "InputLayer")
+        shape = frames.config.get("batch_shape")
+        if (
+            not isinstance(shape, list)
+            or len(shape) != 4
+            or shape[1] != shape[2]
+            or any(type(n) is not int for n in shape[1:])
+        ):
+            raise self.fail(f"layer {printable(frames.name, 60)}: batch_shape {brief(shape)} is not known")
+        self.size, self.members = shape[1], shape[3]
+        positions = self._layer(self.inputs[1], "InputLayer")
+        self._options(positions, {"batch_shape": [None, 1, 2, self.members]})
+        if len(self.outputs) not in (1, 3):
+            raise self.fail(
+                f"{len(self.outputs)} outputs; expected the object, or object, amplitude and intensity"
+            )
+        return len(self.outputs) == 3
+
+    def _decoders(self, objects: str) -> tuple[HeadLayers, HeadLayers, str, str]:
+        """The heads of amplitude and phase, the layer that both start from, and the amplitude's activation."""
+        combine = self._layer(objects, "CombineComplexLayer")
+        self._polar(combine)
+        if len(combine.inputs) != 2:
+            raise self._unexpected(combine, f"{len(combine.inputs)} inputs")
+        (amplitude_end, _), (phase_end, _) = combine.inputs
+        amplitude, bottom, activation = self._head(amplitude_end, phase=False)
+        phase, bottom_2, _ = self._head(phase_end, phase=True)
+        if bottom != bottom_2:
+            raise self.fail(
+                f"the two decoders start from {printable(bottom, 60)} and {printable(bottom_2, 60)};"
+                " expected one encoder"
+            )
+        if (amplitude.inner is None, amplitude.outer is None) != (phase.inner is None, phase.outer is None):
+            raise self.fail("amplitude and phase decoders are built differently")
+        return amplitude, phase, bottom, activation
 
     # -- single steps
 
