@@ -24,9 +24,9 @@ def tool() -> ModuleType:
 
 
 def _outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:
-    """Kinds of output of each cell of code."""
+    """Kinds of output of each cell of code; how often and in which order they come is chance."""
     return [
-        [key for output in cell.outputs for key in output.get("data", {output.get("name", ""): ""})]
+        sorted({key for output in cell.outputs for key in output.get("data", {output.get("name", ""): ""})})
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]

@@ -23,8 +23,8 @@ class Orientation:
 
     Examples
     --------
-    >>> Orientation.named("mirror-x").turn(np.array([[[1, 2], [3, 4]]])).tolist()
-    [[[2, 1], [4, 3]]]
+    >>> Orientation.named("mirror-x").turn(np.array([[[1, 2, 3], [4, 5, 6]]])).tolist()
+    [[[3, 2, 1], [6, 5, 4]]]
     """
 
     name: str

@@ -41,9 +41,8 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     seen: list[Scan] = []
 
     def stop(*arguments: Any, **_: Any) -> Any:
-        seen.extend(
-            a if isinstance(a, Scan) else a.open() for a in arguments if isinstance(a, Scan | ScanFile)
-        )
+        given = [a for each in arguments for a in (each if isinstance(each, list) else [each])]
+        seen.extend(a if isinstance(a, Scan) else a.open() for a in given if isinstance(a, Scan | ScanFile))
         raise ConfigError("far enough")
 
     monkeypatch.setattr("ptycho_torch.workflows.training.train", stop)

@@ -45,7 +45,7 @@ def test_powers_decide_so_that_noise_of_counts_adds_nothing() -> None:
 
 @pytest.mark.parametrize("patches", [torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), torch.nan)])
 def test_an_object_without_light_is_refused(patches: torch.Tensor) -> None:
-    with pytest.raises(DataError, match="objectGuess: expected an object that lights"):
+    with pytest.raises(DataError, match="objectGuess: nothing of it lies under the frames"):
         object_scale(torch.ones(1, 1, 8, 8), patches + 0j, torch.ones(1, 8, 8) + 0j)
 
 
