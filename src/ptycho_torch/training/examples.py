@@ -34,13 +34,13 @@ class Recipe:
     ``jitter``: largest rms error of positions, pixels, in the ``misplaced`` share of examples.
     """
 
-    sizes: tuple[int, ...] = (32, 32, 48, 48, 64, 64, 64, 96, 128)
+    sizes: tuple[int, ...] = (32, 32, 32, 48, 48, 64, 64, 96, 128)
     regions: int = 2
     spacing: tuple[float, float] = (0.045, 1.1)
     photons: tuple[float, float] = (3.0, 9.5)
     budget: int = 28 * 64 * 64
     exact: float = 0.65
-    misplaced: float = 0.15
+    misplaced: float = 0.25
     jitter: float = 1.0
     masked: float = 0.2
     modes: tuple[int, ...] = (1, 1, 1, 1, 1, 2, 3)
