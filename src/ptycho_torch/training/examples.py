@@ -30,7 +30,8 @@ class Recipe:
     """What is drawn, and how often; each range is drawn from uniformly in its logarithm where that is natural.
 
     ``spacing``: distance of neighbouring frames over N. ``photons``: decades of mean photons a frame.
-    ``budget``: pixels of frames in a region. ``exact``: share of examples whose probe guess is the truth.
+    ``budget``: pixels of frames in a region. ``exact``: share of examples whose probe guess is the truth;
+    ``mended``: share of the others whose guess is nearer, as after sweeps of an iterative solver.
     ``jitter``: largest rms error of positions, pixels, in the ``misplaced`` share of examples.
     """
 
@@ -40,6 +41,7 @@ class Recipe:
     photons: tuple[float, float] = (3.0, 9.5)
     budget: int = 28 * 64 * 64
     exact: float = 0.65
+    mended: float = 0.5
     misplaced: float = 0.25
     jitter: float = 1.0
     masked: float = 0.2
@@ -90,10 +92,18 @@ class Examples:
         truth = np.stack([self._window(step, edge, rng) for _ in range(recipe.regions)])
         probe = np.stack([random_probe(size, rng, modes) for _ in range(recipe.regions)])
         known = np.array([rng.random() < recipe.exact for _ in probe])
-        guess = np.stack([p if k else spoiled_probe(p, rng) for p, k in zip(probe, known, strict=True)])
+        guess = np.stack([p if k else self._guess(p, rng) for p, k in zip(probe, known, strict=True)])
         example = self._measure(truth, probe, guess, positions, edge, rng)
         fixed = bool(known.all() and rng.random() < 0.6)
         return replace(example, update_probe=not fixed, spacing=spacing)
+
+    def _guess(self, probe: NDArray[np.complex64], rng: np.random.Generator) -> NDArray[np.complex64]:
+        """What a file may say of the probe, or what is left of that error after some sweeps."""
+        guess = spoiled_probe(probe, rng)
+        if rng.random() >= self.recipe.mended:
+            return guess
+        left = np.float32(rng.uniform(0.05, 0.4))
+        return np.asarray(probe + left * (guess - probe))
 
     def _window(self, step: int, edge: int, rng: np.random.Generator) -> NDArray[np.complex64]:
         obj = self._object(step // _RENEWED_EVERY + int(rng.integers(_BANK)))
