@@ -9,6 +9,9 @@ a test is missing, or the change changes nothing (then it stands in ``HARMLESS``
     python benchmarks/mutate.py --seconds 300          # so long for each file, mutants drawn
     python benchmarks/mutate.py --short                # under a minute, in CI
 
+Every outcome is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on there; what was tried with
+another text of the file or of its tests counts as missing.
+
 Exit status 1 where a change survives that is not known to be harmless.
 """
 
@@ -16,6 +19,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -210,8 +215,47 @@ def passes(source_root: Path, tests: list[str], limit: float) -> bool:
     return process.exitcode == 0
 
 
+class Outcomes:
+    """What earlier runs found: for each change of a file whether its tests passed nevertheless.
+
+    Parameters
+    ----------
+    path : Path
+        A line for each change; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._known = {(r["state"], r["number"]): bool(r["alive"]) for r in map(json.loads, lines)}
+
+    def of(self, state: str, number: int) -> bool | None:
+        """Return whether mutant ``number`` survived, None where nobody has tried it in this state."""
+        return self._known.get((state, number))
+
+    def add(self, state: str, number: int, mutant: Mutant, alive: bool) -> None:
+        self._known[state, number] = alive
+        line = {"state": state, "number": number, "line": mutant.line, "change": mutant.change, "alive": alive}
+        with self._path.open("a") as stream:
+            print(json.dumps(line), file=stream)
+
+
+def state_of(source: Path, tests: list[str]) -> str:
+    """Return a hash of a file and of its tests."""
+    digest = hashlib.sha256(source.read_bytes())
+    for path in sorted(map(Path, tests)):
+        digest.update(path.read_bytes())
+    return f"{source.stem} {digest.hexdigest()[:12]}"
+
+
 def survivors(
-    root: Path, name: str, tests: list[str], every: int = 1, seconds: float = float("inf")
+    root: Path,
+    name: str,
+    tests: list[str],
+    every: int = 1,
+    seconds: float = float("inf"),
+    outcomes: Outcomes | None = None,
 ) -> tuple[int, list[Mutant]]:
     """Return how many mutants of a file were tried and those that its tests did not notice.
 
@@ -228,11 +272,19 @@ def survivors(
     seconds : float
         Begin no further mutant after so long. They are tried in an order that is drawn, so that those that are left
         out are no special ones.
+    outcomes : Outcomes, optional
+        Of earlier runs; what is in them is not tried again.
     """
-    wanted = mutants((root / "src" / name).read_text())[::every]
+    wanted = list(enumerate(mutants((root / "src" / name).read_text())))[::every]
     if seconds < float("inf"):
         random.Random(0).shuffle(wanted)
-    tried, alive = 0, []
+    state = state_of(root / "src" / name, tests)
+    known = [(m, outcomes.of(state, number) if outcomes else None) for number, m in wanted]
+    alive = [mutant for mutant, outcome in known if outcome]
+    missing = [one for one, (_, outcome) in zip(wanted, known, strict=True) if outcome is None]
+    tried = len(wanted) - len(missing)
+    if not missing:
+        return tried, alive
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Path(folder) / "src"
         shutil.copytree(root / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -240,12 +292,15 @@ def survivors(
         if not passes(copy, tests, 3600):
             raise SystemExit(f"{name}: its tests fail without any change: {' '.join(tests)}")
         limit = 20 + 10 * (time.monotonic() - began)
-        for mutant in wanted:
+        for number, mutant in missing:
             if time.monotonic() - began > seconds:
                 break
             tried += 1
             (copy / name).write_text(mutant.text)
-            if passes(copy, tests, limit):
+            survived = passes(copy, tests, limit)
+            if outcomes:
+                outcomes.add(state, number, mutant, survived)
+            if survived:
                 alive.append(mutant)
                 print(f"  {name}:{mutant.line}: {mutant.change}", flush=True)
     return tried, sorted(alive, key=lambda mutant: mutant.line)
@@ -271,13 +326,16 @@ def main() -> None:
     torch.set_num_threads(1)
     del hypothesis, numpy, pytest, scipy
     every = 8 if arguments.quick else arguments.every
+    # The short run is one of its own: what CI finds must not depend on what was there before.
+    outcomes = None if arguments.short else Outcomes(arguments.output / "mutate.jsonl")
     left = 0
     for name, tests in TARGETS.items():
         if arguments.only not in name or (arguments.short and name not in SHORT):
             continue
         if arguments.short:
             every = SHORT[name]  # always the same ones, so that a machine's speed decides nothing
-        count, alive = survivors(ROOT, name, [str(ROOT / test) for test in tests], every, arguments.seconds)
+        paths = [str(ROOT / test) for test in tests]
+        count, alive = survivors(ROOT, name, paths, every, arguments.seconds, outcomes)
         file = Path(name).name
         unknown = [m for m in alive if (file, m.change) not in HARMLESS]
         row = {

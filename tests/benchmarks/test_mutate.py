@@ -71,3 +71,23 @@ def test_survivors_are_those_that_the_tests_do_not_notice(tmp_path: Path) -> Non
     test.write_text("def test_it():\n    assert False\n")
     with pytest.raises(SystemExit, match="its tests fail without any change"):
         mutate.survivors(tmp_path, "mutated_here/__init__.py", [str(test)])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "mutated_there"
+    package.mkdir(parents=True)
+    source = package / "__init__.py"
+    source.write_text("def less(x):\n    return x - 1\n")
+    test = tmp_path / "test_less.py"
+    test.write_text("from mutated_there import less\n\ndef test_it():\n    assert less(3) < 4\n")
+    name, path = "mutated_there/__init__.py", tmp_path / "out" / "mutate.jsonl"
+    whole = mutate.survivors(tmp_path, name, [str(test)], outcomes=mutate.Outcomes(path))
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == whole[0] == 3
+    path.write_text("".join(lines[:2]))
+    assert mutate.survivors(tmp_path, name, [str(test)], outcomes=mutate.Outcomes(path)) == whole
+    assert path.read_text().splitlines(keepends=True) == lines
+    # With another test all of them are open again.
+    test.write_text(test.read_text().replace("< 4", "== 2"))
+    assert mutate.survivors(tmp_path, name, [str(test)], outcomes=mutate.Outcomes(path)) == (3, [])
