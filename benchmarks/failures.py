@@ -184,10 +184,15 @@ def ways(cause: str, peer: Peer | None) -> Iterator[tuple[str, Callable[[Scan], 
         yield "LSQML", peer
 
 
-def left_of_positions(rec: Reconstruction, scan: Scan) -> float:
-    """Error of positions, px rms, after a common shift."""
+def left_of_positions(rec: Reconstruction, scan: Scan) -> dict[str, float]:
+    """Error of positions, px rms, after a common shift; and after common scale, rotation and shear as well."""
+    there = np.column_stack([np.ones(scan.n_frames), scan.positions_start])
     off = rec.positions - scan.positions_start
-    return float(np.sqrt(np.mean(np.sum((off - off.mean(0)) ** 2, 1))))
+    own = off - there @ np.linalg.lstsq(there, off, rcond=None)[0]
+    return {
+        name: float(np.sqrt(np.mean(np.sum(part**2, 1))))
+        for name, part in (("positions, px", off - off.mean(0)), ("each by itself, px", own))
+    }
 
 
 def measured(
@@ -199,7 +204,7 @@ def measured(
     seconds = time.process_time() - began
     row = {"cause": cause, "value": value, "way": way, "seed": seed, "frames": scan.n_frames}
     row |= {"error": relative_error(rec, scan.object_guess), "seconds": seconds}
-    return row | ({"positions, px": left_of_positions(rec, scan)} if cause == "positions" else {})
+    return row | (left_of_positions(rec, scan) if cause == "positions" else {})
 
 
 # ------------------------------------------------------------------ all of them

@@ -236,7 +236,13 @@ class Outcomes:
 
     def add(self, state: str, number: int, mutant: Mutant, alive: bool) -> None:
         self._known[state, number] = alive
-        line = {"state": state, "number": number, "line": mutant.line, "change": mutant.change, "alive": alive}
+        line = {
+            "state": state,
+            "number": number,
+            "line": mutant.line,
+            "change": mutant.change,
+            "alive": alive,
+        }
         with self._path.open("a") as stream:
             print(json.dumps(line), file=stream)
 

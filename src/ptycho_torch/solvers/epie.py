@@ -6,15 +6,18 @@ For a mini-batch b of frames, in windows at whole pixels with the fraction of a 
     Delta_j = F^-1( A_j F psi_j / |F psi_j| ) - psi_j
     O <- O + beta_o sum_j T_j( P_j* Delta_j ) / ( sum_j T_j |P_j|^2 + alpha max|P|^2 )
     P <- P + beta_p sum_j S_-f_j( o_j* Delta_j ) / ( sum_j |o_j|^2 + alpha max sum_j |o_j|^2 )
-    r_j <- r_j + beta_o argmin_d || Delta_j - P_j (d . grad) o_j ||^2
+    r_j <- r_j + 2 argmin_d || Delta_j - P_j (d . grad) o_j ||^2
 
-Between sweeps k and k + 1 object and probe go on along the way of the last one, by Nesterov's extrapolation with
+Between sweeps k and k + 1 object, probe and positions go on along the way of the last one, by Nesterov's extrapolation with
 a restart where the residual rose: what is slow, the low frequencies of large objects, is reached sooner.
 
     x <- x_k + m_k (x_k - x_{k-1}),      m_k = min( n / (n + 3), m ),      n sweeps since the last restart
 
 T_j puts a patch at its place, the adjoint of crop_j; S_-f shifts back by a fraction, the adjoint of the
 shift in P_j. The second denominator only scales a step and takes o_j at its whole pixels.
+
+Where positions move, steps fall in the last third of the sweeps only: an object that has settled holds its frames
+where they are. Frames that the gradient does not bring home are searched for, see :mod:`.misplaced`.
 
 References
 ----------
@@ -48,6 +51,7 @@ from ptycho_torch.scan import Scan
 from ptycho_torch.solvers import SOLVERS
 from ptycho_torch.solvers.base import Progress, Solver
 from ptycho_torch.solvers.measured import Measured
+from ptycho_torch.solvers.misplaced import Misplaced
 from ptycho_torch.solvers.options import RefineOptions, SolverOptions
 from ptycho_torch.solvers.start import flat_start, problem_of
 from ptycho_torch.solvers.windows import Windows
@@ -58,7 +62,11 @@ logger = logging.getLogger(__name__)
 REACH: Final = 8
 """Pixels that the canvas extends further where positions are refined; they never move more."""
 _LARGEST_MOVE: Final = 0.5
-"""Pixels that a position moves in one sweep at most."""
+"""Pixels by which one frame moves its position at once, before the step."""
+_POSITION_STEP: Final = 2.0
+"""Step of positions: half of what a frame asks for, its neighbours' share in the object holds back."""
+_CHUNK: Final = 16
+"""Frames whose misfit is measured together."""
 
 
 @SOLVERS.register("epie")
@@ -195,7 +203,9 @@ def refine(
         if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
             stopped = "time used up"
             break
-        if len(residuals) > 10 and residuals[-6] - min(residuals[-5:]) < options.tolerance * residuals[-6]:
+        if sweep < max(10, options.settles_from + 6 if options.update_positions else 0):
+            continue  # a residual may stand still while positions are on their way
+        if residuals[-6] - min(residuals[-5:]) < options.tolerance * residuals[-6]:
             stopped = "residual stopped falling"
             break
     logger.info(
@@ -249,16 +259,40 @@ class Iteration:
         self.probe = torch.from_numpy(np.array(probe, dtype=np.complex64)).to(device)
         self.reached = self._reachable()
         self.last = self.canvas.view(-1)[self.reached], self.probe
+        self.last_places = self.places.copy()
         self.run, self.residual = 0, float("inf")
+        self.misplaced: Misplaced | None = None
+        if options.update_positions:
+            between = options.positions_after or 0, options.settles_from
+            self.misplaced = Misplaced(self.misfits, self.begin, REACH, *between)
 
     def sweep(self, order: NDArray[np.int64], number: int) -> float:
-        """Use every frame once, in batches of the order given; return R as it was met."""
+        """Use frames once, in batches of the order given; return R as it was met.
+
+        All frames, but for those that are looked for elsewhere.
+        """
+        if self.misplaced is not None:
+            left_out, moved = self.misplaced.before(number, self.places)
+            self.last_places[moved] = self.places[moved]
+            order = order[~np.isin(order, left_out)]
         error, total = self.use(order, number)
         if self.moves_positions(number):
             self.places = self.begin + keep_mean(self.places - self.begin, REACH)
         residual = float(error / total)
         self._go_on(residual)
         return residual
+
+    def misfits(self, index: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the squared misfit of frames (K,) over their power, were they at places (K, 2); K values."""
+        found = []
+        for first in range(0, len(index), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            windows, ramps = self._where(places[part])
+            probes, _ = self._probes(ramps)
+            measured = self.frames.batch(index[part])
+            _, misfit = project(windows.crop(self.canvas).unsqueeze(1) * probes, measured, self.frames.good)
+            found.append(misfit.square().sum((1, 2, 3)) / measured.square().sum((1, 2, 3)).clamp_min(1e-30))
+        return torch.cat(found).double().cpu().numpy()
 
     def moves_positions(self, number: int) -> bool:
         """Whether positions are moved in a sweep."""
@@ -267,15 +301,15 @@ class Iteration:
     def use(self, order: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
         """Use some frames in sweep ``number``, in batches of the order given; return both sums of R."""
         options = self.options
-        smaller = 1.0 if options.settling is None else 1 / (1 + number / options.settling)
+        smaller = options.share_of_step(number)
         error, total = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         moves_probe = options.update_probe and number >= (options.probe_after or 0)
         moves_positions = self.moves_positions(number)
         self.peak = intensity(self.probe).max()
         for part in np.array_split(order, max(1, len(order) // options.batch_size)):
             part = np.sort(part)
-            windows, ramps = self._where(part)
-            probes, light = self._probes(part, ramps)
+            windows, ramps = self._where(self.places[part])
+            probes, light = self._probes(ramps)
             measured = self.frames.batch(part)
             here = windows.crop(self.canvas).unsqueeze(1)
             change, misfit = project(here * probes, measured, self.frames.good)
@@ -283,8 +317,7 @@ class Iteration:
             total += measured.square().sum()
             self._move_object(windows, probes, light, change, smaller)
             if moves_positions:
-                step = float(options.step or 1) * _moves(here, probes, change)
-                self.places[part] += step.double().cpu().numpy()
+                self.places[part] += _POSITION_STEP * _moves(here, probes, change).double().cpu().numpy()
             if moves_probe:
                 self._move_probe(here, change, ramps, smaller)
         return error, total
@@ -299,7 +332,7 @@ class Iteration:
         return lit.view(-1).nonzero().squeeze(1)
 
     def _go_on(self, residual: float) -> None:
-        """Move object and probe on along the way of the sweep that ended with ``residual``."""
+        """Move object, probe and positions on along the way of the sweep that ended with ``residual``."""
         self.run = 1 if residual > self.residual else self.run + 1
         self.residual = residual
         momentum = min(self.run / (self.run + 3), self.options.momentum)
@@ -307,24 +340,28 @@ class Iteration:
         self.last = flat[self.reached], self.probe
         flat[self.reached] = torch.lerp(obj, self.last[0], 1 + momentum)
         self.probe = torch.lerp(probe, self.probe, 1 + momentum)
+        if self.misplaced is not None:
+            before, self.last_places = self.last_places, self.places
+            ahead = self.places + momentum * (self.places - before)
+            self.places = self.begin + keep_mean(ahead - self.begin, REACH)
 
     def result(self, residuals: list[float], stopped: str) -> Refined:
         """What the last sweep came to, without going on from it."""
         self.canvas.view(-1)[self.reached] = self.last[0]
         canvas, probe = self.canvas.cpu().numpy(), orthogonal_modes(self.last[1].cpu().numpy())
-        return Refined(canvas, probe, self.origin, self.places + self.origin, residuals, stopped)
+        return Refined(canvas, probe, self.origin, self.last_places + self.origin, residuals, stopped)
 
-    def _where(self, part: NDArray[np.int64]) -> tuple[Windows, Tensor | None]:
+    def _where(self, places: NDArray[np.float64]) -> tuple[Windows, Tensor | None]:
         """Windows of frames, and what shifts a spectrum by their fractions, None where all are 0."""
-        whole = np.floor(self.places[part] + 0.5)
-        fractions = (self.places[part] - whole).astype(np.float32)
+        whole = np.floor(places + 0.5)
+        fractions = (places - whole).astype(np.float32)
         corners = (whole - self.size // 2).astype(np.int64)[:, ::-1].copy()
         windows = Windows(corners, self.size, self.canvas.shape[1], self.device)
         if not fractions.any():
             return windows, None
         return windows, shift_ramps(torch.from_numpy(fractions).to(self.device), self.size).unsqueeze(1)
 
-    def _probes(self, part: NDArray[np.int64], ramps: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _probes(self, ramps: Tensor | None) -> tuple[Tensor, Tensor]:
         """The probe as frames see it, (B or 1, modes, N, N), and its summed power, (B or 1, N, N)."""
         if ramps is None:
             return self.probe[None], intensity(self.probe[None])

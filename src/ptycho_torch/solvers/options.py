@@ -34,11 +34,14 @@ class RefineOptions(SolverOptions):
     tolerance: float = opt(1e-4, "stop when the residual falls by less than this part in five sweeps", ge=0)
     batch_size: int = opt(8, "frames in a mini-batch", ge=1)
     step: float | None = opt(
-        None, "step of object and positions; default: 1 from a flat object, 0.5 from a reconstruction", gt=0
+        None, "step of the object; default: 1 from a flat object and where positions move, else 0.5", gt=0
     )
     probe_step: float | None = opt(None, "step of the probe; default: as step", gt=0)
     settling: float | None = opt(
-        5.0, "sweeps after which steps have halved, so that noise is averaged; none: steps stay", gt=0
+        5.0,
+        "sweeps after which steps have halved, so that noise is averaged; where positions move, sweeps of the"
+        " last third; none: steps stay",
+        gt=0,
     )
     momentum: float = opt(
         0.9, "largest share of a sweep's change that is carried into the next one; 0: none", ge=0, le=0.99
@@ -51,6 +54,29 @@ class RefineOptions(SolverOptions):
         None, "sweeps before positions move; default: 5 from a flat object, else 1", ge=0
     )
 
+    @property
+    def settles_from(self) -> int:
+        """Sweep from which steps fall: while positions are on their way, the object has to give way to them.
+
+        Examples
+        --------
+        >>> RefineOptions(sweeps=60).settles_from, RefineOptions(sweeps=60, update_positions=True).settles_from
+        (0, 40)
+        """
+        return 2 * self.sweeps // 3 if self.update_positions else 0
+
+    def share_of_step(self, sweep: int) -> float:
+        """Return what is left of the steps in a sweep, counted from 0.
+
+        Examples
+        --------
+        >>> RefineOptions().share_of_step(0), RefineOptions().share_of_step(5), RefineOptions(settling=None).share_of_step(5)
+        (1.0, 0.5, 1.0)
+        """
+        if self.settling is None:
+            return 1.0
+        return 1 / (1 + max(0, sweep - self.settles_from) / self.settling)
+
     def resolved(self, flat: bool) -> RefineOptions:
         """Return a copy whose defaults are filled in, for a flat object or for one that is known already.
 
@@ -59,7 +85,8 @@ class RefineOptions(SolverOptions):
         >>> RefineOptions().resolved(flat=True).step, RefineOptions(step=0.2).resolved(flat=True).probe_step
         (1.0, 0.2)
         """
-        step = self.step if self.step is not None else (1.0 if flat else 0.5)
+        # An object at wrong positions has much to change.
+        step = self.step if self.step is not None else (1.0 if flat or self.update_positions else 0.5)
 
         def after(value: int | None, from_flat: int, else_: int) -> int:
             return value if value is not None else (from_flat if flat else else_)
