@@ -28,8 +28,8 @@ from ptycho_torch.training.run import fit
 
 DOSES = (1e3, 1e4, 1e5, 1e6, 1e9)
 RECIPES: dict[str, dict[str, float]] = {
-    "MAE": {"mae_weight": 1.0, "nll_weight": 0.0},
-    "Poisson": {"mae_weight": 0.0, "nll_weight": 1.0},
+    "MAE": {"mae_weight": 1.0, "nll_weight": 0.0, "overlap_own": 1.0, "frame_weight": 0.5},
+    "Poisson": {"mae_weight": 0.0, "nll_weight": 1.0, "overlap_own": 1.0, "frame_weight": 0.5},
     "low dose": {"mae_weight": 1.0, "nll_weight": 0.0, "overlap_own": 0.1, "frame_weight": 0.0},
 }
 """Settings of training; `low dose` has no term in which a frame judges the patch that its own noise is in."""
@@ -69,9 +69,10 @@ def _figure(rows: list[dict[str, Any]], images: dict[tuple[float, str], Any], pa
     doses = sorted({r["photons"] for r in rows})
     shown = [d for d in (1e3, 1e4, 1e5) if d in doses] or doses[:3]
     figure = Figure(figsize=(4 + 2.6 * len(shown), 7), layout="constrained")
-    grid = figure.add_gridspec(len(RECIPES), len(shown) + 2)
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    grid = figure.add_gridspec(len(recipes), len(shown) + 2)
     axis = figure.add_subplot(grid[:, :2])
-    for recipe, style in zip(RECIPES, ("k--s", "k-o", "k:^"), strict=True):
+    for recipe, style in zip(recipes, ("k--s", "k-o", "k:^"), strict=False):
         of = sorted((r["photons"], r["frc50_frequency"]) for r in rows if r["recipe"] == recipe)
         axis.semilogx([d for d, _ in of], [f for _, f in of], style, ms=5, label=recipe)
     axis.set(
@@ -81,7 +82,7 @@ def _figure(rows: list[dict[str, Any]], images: dict[tuple[float, str], Any], pa
     )
     axis.legend(frameon=False)
     for column, dose in enumerate(shown):
-        for row, recipe in enumerate(RECIPES):
+        for row, recipe in enumerate(recipes):
             image = images[dose, recipe]
             axis = figure.add_subplot(grid[row, column + 2])
             axis.imshow(image / image.mean(), cmap="gray", vmin=0.4, vmax=1.8)
@@ -98,6 +99,7 @@ def main() -> None:
     made.add_argument(
         "--steps", type=int, default=None, help="of training, each; instead of minutes, for busy machines"
     )
+    made.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
     arguments = made.parse_args()
     doses = arguments.photons or ((1e4,) if arguments.quick else DOSES)
     if arguments.quick:
@@ -107,7 +109,7 @@ def main() -> None:
     images: dict[tuple[float, str], Any] = {}
     for photons in doses:
         case = make_case(1, "experimental", arguments.shared, arguments.seed, photons=photons)
-        for recipe in RECIPES:
+        for recipe in arguments.recipes:
             torch.manual_seed(arguments.seed)
             row, images[photons, recipe] = run(case, recipe, arguments)
             rows.append({"photons": photons, **row})

@@ -24,7 +24,7 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions
-from ptycho_torch.workflows.solving import photons_per_pixel, polishing, starts_flat
+from ptycho_torch.workflows.solving import polishing, starts_flat
 from uncertainty import SIZE, held_out
 
 DOSES = (1e3, 1e4, 1e5, 1e6, 1e8)
@@ -66,7 +66,7 @@ def main() -> None:
                     "photons": dose,
                     "step": step,
                     "seed": seed,
-                    "per pixel": photons_per_pixel(scan),
+                    "per pixel": scan.photons_per_pixel,
                 }
                 for name, solve in ways(scan):
                     began = time.process_time()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.solvers.misplaced import Misplaced
 
-HOME = np.array([[0.0, 0.0], [4.0, -6.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+HOME = np.array([[0.0, 0.0], [4.0, -6.0], [0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
 BEGIN = np.zeros(HOME.shape)
 
 
@@ -27,10 +27,7 @@ def test_frames_are_left_out_for_three_sweeps_and_then_put_where_they_fit() -> N
     left_out, moved = looked.before(11, places)
     assert (left_out.tolist(), moved.tolist()) == ([], [1, 3])
     assert places[1].tolist() == [4.0, -6.0]
-    assert (
-        sorted(np.abs(places[3] - HOME[3]).tolist()) == [1.0, 1.0]
-        or far(np.array([3]), places[3:4]) < 3 * 0.8
-    )
+    assert places[3].tolist() == [0.0, 2.0]
 
 
 def test_nothing_is_looked_for_where_all_fit_or_the_end_is_near() -> None:
@@ -54,7 +51,7 @@ def test_places_lie_within_reach_of_the_beginning() -> None:
     def outward(index: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(1 / (1 + places.sum(1).clip(0)))
 
-    begin = BEGIN + [[10.0, 20.0]]
+    begin = BEGIN + np.array([10.0, 20.0])
     assert Misplaced(outward, begin, 8, 0, 40).searched(np.array([1]), begin + 3).tolist() == [[18.0, 28.0]]
 
 

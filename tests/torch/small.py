@@ -36,7 +36,7 @@ def small_config(
     )
     settings: dict[str, Any] = {
         "probe": "fixed", "max_minutes": None, "n_groups": 12, "batch_size": 4, "nepochs": 2, "warmup_steps": 2,
-        "overlap_distance": 10.0,
+        "overlap_distance": 10.0, "overlap_own": 1.0, "frame_weight": 0.5,
     }  # fmt: skip
     return TrainingConfig(model=model, **{**settings, **changes})
 

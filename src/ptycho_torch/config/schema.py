@@ -110,10 +110,16 @@ class TrainingConfig:
     mae_weight: float = opt(1.0, "weight of the mean absolute error of amplitudes", ge=0)
     nll_weight: float = opt(0.0, "weight of the Poisson negative log-likelihood of counts", ge=0)
     overlap_weight: float = opt(1.0, "weight of the same losses after merging a group's patches", ge=0)
-    overlap_own: float = opt(
-        1.0, "weight of a frame's own patch in the merge under it; 0: only its neighbours'", ge=0, le=1
+    overlap_own: float | None = opt(
+        None,
+        "weight of a frame's own patch in the merge under it; 0: only its neighbours'; default: 1, or 0.1 where"
+        " counts are few",
+        ge=0,
+        le=1,
     )
-    frame_weight: float = opt(0.5, "weight of the losses frame by frame", ge=0)
+    frame_weight: float | None = opt(
+        None, "weight of the losses frame by frame; default: 0.5, or 0 where counts are few", ge=0
+    )
     equivariance_weight: float | None = opt(
         None,
         "gridsize 1: weight of the equivariance loss: a moved copy of a prediction should be predicted"

@@ -128,6 +128,20 @@ class Scan:
         return html_card("Scan", rows, images)
 
     @property
+    def photons_per_pixel(self) -> float:
+        """Mean count of a frame's pixel; infinity where frames are not counts, so that nobody knows.
+
+        Examples
+        --------
+        >>> frames = np.full((2, 4, 4), 3.0, np.float32)
+        >>> Scan(frames, np.zeros((2, 2)), counts_known=True).photons_per_pixel
+        9.0
+        >>> Scan(frames, np.zeros((2, 2))).photons_per_pixel
+        inf
+        """
+        return self.mean_power / self.N**2 if self.counts_known else float("inf")
+
+    @property
     def N(self) -> int:
         """Edge length of a frame in pixels."""
         return int(self.frames.shape[-1])

@@ -17,6 +17,8 @@ from ptycho_torch.training.prepare import subsample
 __all__ = ["checked"]
 
 logger = logging.getLogger(__name__)
+FEW = 10.0
+"""Photons per pixel of a frame below which losses are those for few photons."""
 
 
 def checked(
@@ -32,6 +34,7 @@ def checked(
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     config.model.N = config.model.N or scan.N
     _complete(config)
+    _choose_losses(scan, config)
     validate(config)
     validate(execution, "execution.")
     _check_fit(scan, validation, config)
@@ -70,6 +73,19 @@ def _complete(config: TrainingConfig) -> None:
         config.overlap = False
     if config.equivariance_weight is None:
         config.equivariance_weight = 1.0 if whole and not config.overlap else 0.0
+
+
+def _choose_losses(scan: Scan, config: TrainingConfig) -> None:
+    """Fill in what the counts decide: where they are few, a frame is no judge of the patch that its own noise is in."""
+    few = scan.photons_per_pixel < FEW and config.overlap and config.model.gridsize == 1
+    own, alone = (0.1, 0.0) if few else (1.0, 0.5)
+    if few and None in (config.overlap_own, config.frame_weight):
+        logger.info(
+            "few photons, %.2g per pixel of a frame: patches are judged by their neighbours' frames",
+            scan.photons_per_pixel,
+        )
+    config.overlap_own = own if config.overlap_own is None else config.overlap_own
+    config.frame_weight = alone if config.frame_weight is None else config.frame_weight
 
 
 def _check_fit(scan: Scan, validation: Scan | None, config: TrainingConfig) -> None:

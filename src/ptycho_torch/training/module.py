@@ -90,6 +90,7 @@ class PtychoModule(lightning.LightningModule):
         if not supervised and self.single and members > 1:
             power = core.probe.abs().square().sum(0)
             shifts = offsets[:, :, 0]
+            assert config.overlap_own is not None  # chosen before training
             if config.overlap_own == 1:
                 under = crop(merge(patches, power, shifts, self.region), shifts, size)
             else:

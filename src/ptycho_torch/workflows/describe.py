@@ -22,7 +22,6 @@ from ptycho_torch.solvers.start import flat_start
 from ptycho_torch.workflows.solving import (
     PROBE_FRAMES,
     PROBE_SWEEPS,
-    photons_per_pixel,
     polishing,
     starts_flat,
     with_probe,
@@ -179,7 +178,7 @@ def plan_of(scan: Scan) -> dict[str, Any]:
         Fourier transform that is timed now; ``bytes``: of memory at most.
     """
     flat, learned = starts_flat(scan), LearnedOptions()
-    sweeps = polishing(flat, photons=photons_per_pixel(scan)).sweeps
+    sweeps = polishing(flat, photons=scan.photons_per_pixel).sweeps
     frame = _TRANSFORMS["sweep"] * sweeps
     steps = [f"{sweeps} iterative sweeps"]
     if flat:

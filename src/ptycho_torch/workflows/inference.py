@@ -38,7 +38,6 @@ from ptycho_torch.workflows.solving import (
     kept_back,
     network_of,
     only_noise_is_left,
-    photons_per_pixel,
     polishing,
     read_once,
     solve,
@@ -360,7 +359,7 @@ def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Re
 def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The network's image, refined where asked."""
     patience = _PATIENCE[job.config.effort]
-    by_itself = polishing(job.flat, patience, photons_per_pixel(seen))
+    by_itself = polishing(job.flat, patience, seen.photons_per_pixel)
     options = by_itself if refinement is None else refinement.options
     if job.flat and job.solver is not None:
         return job.solver.solve(with_probe(seen), None, options, listeners.sweep)

@@ -34,7 +34,6 @@ __all__ = [
     "kept_back",
     "network_of",
     "only_noise_is_left",
-    "photons_per_pixel",
     "polishing",
     "probe_of",
     "read_once",
@@ -140,18 +139,6 @@ def starts_flat(scan: Scan) -> bool:
     return float(np.median(distance)) < _CLOSE * scan.N
 
 
-def photons_per_pixel(scan: Scan) -> float:
-    """Return the mean count of a frame's pixel; infinity where frames are not counts, so that nobody knows.
-
-    Examples
-    --------
-    >>> frames = np.full((2, 4, 4), 3.0, np.float32)
-    >>> photons_per_pixel(Scan(frames, np.zeros((2, 2)), counts_known=True)), photons_per_pixel(Scan(frames, np.zeros((2, 2))))
-    (9.0, inf)
-    """
-    return scan.mean_power / scan.N**2 if scan.counts_known else float("inf")
-
-
 def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) -> RefineOptions:
     """Return the sweeps that follow by themselves, with the whole step.
 
@@ -184,7 +171,7 @@ def only_noise_is_left(rec: Reconstruction, scan: Scan, device: str = "cpu") -> 
     ----------
     .. [1] V. A. Morozov, Soviet Mathematics Doklady 7, 414 (1966), for the principle.
     """
-    if photons_per_pixel(scan) >= _HARDLY_ANY:
+    if scan.photons_per_pixel >= _HARDLY_ANY:
         return False
     return residual(rec, scan, frames=64, device=device) <= _NOISE * noise_floor(rec, scan, device=device)
 
@@ -218,7 +205,7 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     part = scan
     if scan.n_frames > PROBE_FRAMES:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))
-    options = replace(polishing(True, photons=photons_per_pixel(scan)), sweeps=PROBE_SWEEPS)
+    options = replace(polishing(True, photons=scan.photons_per_pixel), sweeps=PROBE_SWEEPS)
     return SOLVERS.get("epie")(device).solve(part, None, options).probe
 
 
@@ -322,7 +309,7 @@ def _by_itself(
     scan: Scan, network: Network, sweeps: int, device: str, progress: Progress | None
 ) -> Reconstruction:
     """The way to an image that overlap and photons ask for."""
-    epie, photons = SOLVERS.get("epie")(device), photons_per_pixel(scan)
+    epie, photons = SOLVERS.get("epie")(device), scan.photons_per_pixel
     if starts_flat(scan):
         return epie.solve(with_probe(scan), None, polishing(True, photons=photons), progress)
     done = solve(scan, network, LearnedOptions(sweeps=sweeps), device=device, progress=progress)

@@ -14,6 +14,7 @@ from small import QUIET, small_config, small_scan
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError, DataError, PtychoError
 from ptycho_torch.training.prepare import illuminate, measure
+from ptycho_torch.training.checks import checked
 from ptycho_torch.training.run import Trained, Watch, fit
 from ptycho_torch.training.state import RESUME_NAME, load_state
 
@@ -238,6 +239,28 @@ def test_what_is_left_to_training_is_chosen_and_kept() -> None:
     given.model.unrolled_physics_steps = 2
     kept = fit(SCAN, given, QUIET).config
     assert (kept.model.unrolled_physics_steps, kept.equivariance_weight) == (2, 0.25)
+
+
+@pytest.mark.parametrize(("photons", "chosen"), [(9.5, (0.1, 0.0)), (10.5, (1.0, 0.5))])
+def test_counts_choose_how_a_frame_judges_its_own_patch(
+    photons: float, chosen: tuple[float, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = np.random.default_rng(0).poisson(photons, SCAN.frames.shape)
+    counts[0, 0, 0] += round(photons * counts.size) - counts.sum()  # the mean is exact
+    scan = dataclasses.replace(SCAN, frames=np.sqrt(counts).astype(np.float32), counts_known=True)
+
+    def used(scan: Scan = scan, **changes: float | bool | None) -> tuple[float | None, float | None]:
+        config = small_config(**{"overlap_own": None, "frame_weight": None, **changes})
+        made = checked(scan, config, QUIET, None)[0]
+        return made.overlap_own, made.frame_weight
+
+    with caplog.at_level("INFO", "ptycho_torch"):
+        assert used() == chosen
+    assert ("few photons" in caplog.text) == (chosen[0] < 1)
+    assert used(overlap_own=0.7) == (0.7, chosen[1])
+    assert used(frame_weight=0.2) == (chosen[0], 0.2)
+    assert used(overlap=False) == (1.0, 0.5)
+    assert used(dataclasses.replace(scan, counts_known=False)) == (1.0, 0.5)
 
 
 def test_patches_that_are_right_in_the_middle_only_are_not_merged() -> None:

@@ -20,7 +20,6 @@ from ptycho_torch.workflows.solving import (
     Network,
     kept_back,
     only_noise_is_left,
-    photons_per_pixel,
     polishing,
     reconstruct,
     solve,
@@ -167,8 +166,8 @@ def test_photons_choose_the_sweeps() -> None:
     assert polishing(True, 0.5, 0.5).sweeps == 5
     assert polishing(True).sweeps == 30
     scan = scan_of(14.0, photons=SIZE**2 * 7.0)
-    assert photons_per_pixel(scan) == pytest.approx(7, rel=0.01)
-    assert photons_per_pixel(replace(scan, counts_known=False)) == float("inf")
+    assert scan.photons_per_pixel == pytest.approx(7, rel=0.01)
+    assert replace(scan, counts_known=False).photons_per_pixel == float("inf")
 
 
 def test_only_few_photons_leave_only_noise() -> None:
