@@ -73,6 +73,7 @@ HARMLESS: dict[tuple[str, str], str] = {
     ("regions.py", "-1  ->  1"): _SQUARE,
     ("phases.py", "100  ->  101"): _PLENTY,
     ("projection.py", "not torch.is_grad_enabled()  ->  torch.is_grad_enabled()"): _SHORTCUT,
+    ("projection.py", "not wave.requires_grad  ->  wave.requires_grad"): _SHORTCUT,
     (
         "projection.py",
         "not torch.is_grad_enabled() or not wave.requires_grad  ->  "

@@ -46,6 +46,11 @@ def test_masked_pixels_do_not_count() -> None:
     torch.testing.assert_close(poisson_nll(good, bad, mask), poisson_nll(good, good, mask))
 
 
+def test_one_good_pixel_is_the_mean() -> None:
+    mask = torch.tensor([[False, True], [False, False]])
+    assert amplitude_mae(torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2), mask) == 3
+
+
 def test_total_variation_of_a_ramp() -> None:
     ramp = torch.arange(4.0).expand(1, 1, 3, 4)
     assert total_variation(ramp) == 1.0

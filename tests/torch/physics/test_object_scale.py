@@ -23,6 +23,12 @@ def test_the_factor_that_was_left_out_is_found(factor: float) -> None:
     assert object_scale(frames, patches, probe) == pytest.approx(factor, rel=1e-5)
 
 
+def test_a_dim_object_is_one() -> None:
+    patches, probe = parts()
+    dim = 1e-3 * patches / patches.abs().max()
+    assert object_scale(2 * diffract(dim, probe), dim, probe) == pytest.approx(2, rel=1e-5)
+
+
 def test_bad_pixels_say_nothing() -> None:
     patches, probe = parts()
     frames = 3 * diffract(patches, probe)

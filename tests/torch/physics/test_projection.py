@@ -129,6 +129,19 @@ def test_the_change_alone_has_the_same_value_and_gradient(
     assert torch.equal(change_of(wave, measured, mask), project(wave, measured, mask)[0])
 
 
+@pytest.mark.parametrize("before", [(), (2, 3)], ids=str)
+def test_oblong_frames_with_any_axes_before_them(before: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    shape = (*before, 2, 4, 6)
+    wave = torch.from_numpy(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).requires_grad_()
+    measured = torch.from_numpy(rng.random((*before, 1, 4, 6)))
+    field = np.fft.fft2(wave.detach().numpy(), norm="ortho")
+    modulus = np.sqrt((np.abs(field) ** 2).sum(-3, keepdims=True))
+    wanted = np.fft.ifft2(field * (measured.numpy() / modulus - 1), norm="ortho")
+    np.testing.assert_allclose(project(wave.detach(), measured)[0].numpy(), wanted, atol=1e-10)
+    assert torch.autograd.gradcheck(lambda w: change_of(w, measured), (wave,))
+
+
 def test_gradients_of_the_change_alone_pass_gradcheck() -> None:
     wave, measured, good = draw(3, 2, 4)
     wave.requires_grad_()
