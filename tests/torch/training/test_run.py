@@ -13,8 +13,9 @@ from small import QUIET, small_config, small_scan
 
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.errors import ConfigError, DataError, PtychoError
-from ptycho_torch.training.prepare import illuminate, measure
+from ptycho_torch.scan import Scan
 from ptycho_torch.training.checks import checked
+from ptycho_torch.training.prepare import illuminate, measure
 from ptycho_torch.training.run import Trained, Watch, fit
 from ptycho_torch.training.state import RESUME_NAME, load_state
 
