@@ -232,20 +232,16 @@ def run(arguments: Any, peer: Peer | None) -> list[dict[str, Any]]:
 
 
 def figure(cause: str, rows: Sequence[dict[str, Any]]) -> Figure:
-    """Error against one cause: mean and standard deviation over seeds."""
+    """Error against one cause: mean over seeds, and from the best to the worst of them."""
     label, values, _ = CAUSES[cause]
     made = Figure(figsize=(5.5, 3.8), layout="constrained")
     axes = made.subplots()
     for way in dict.fromkeys(row["way"] for row in rows):
         mine = [[r["error"] for r in rows if r["way"] == way and r["value"] == v] for v in values]
-        shown = [
-            (v, np.mean(e), np.std(e, ddof=min(1, len(e) - 1)))
-            for v, e in zip(values, mine, strict=True)
-            if e
-        ]
-        at, mean, spread = (np.array(part) for part in zip(*shown, strict=True))
+        shown = [(v, np.mean(e), np.min(e), np.max(e)) for v, e in zip(values, mine, strict=True) if e]
+        at, mean, least, most = (np.array(part) for part in zip(*shown, strict=True))
         axes.plot(at, mean, "-" if way != "sweeps" else "--", marker="o", ms=3, label=way)
-        axes.fill_between(at, np.maximum(mean - spread, 1e-4), mean + spread, alpha=0.15)
+        axes.fill_between(at, least, most, alpha=0.15)
     axes.set(xlabel=label, ylabel="error relative to the object", yscale="log")
     if cause in LOGARITHMIC:
         axes.set_xscale("log")
