@@ -99,7 +99,7 @@ def test_fields_that_do_not_fit(changes: dict[str, Any], text: str) -> None:
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match="found nothing there"):
+    with pytest.raises(ScanNotFoundError, match="no such file"):
         load_reconstruction(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ScanError, match=r"text\.npz: expected an NPZ archive"):

@@ -252,7 +252,7 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a reconstruction file, found nothing there")
+        raise ScanNotFoundError(f"{path}: no such file; give the reconstruction.npz of a reconstruction")
     try:
         if h5py.is_hdf5(path):
             return Reconstruction(**_of_hdf5(path))
@@ -273,13 +273,13 @@ def _of_hdf5(path: Path) -> dict[str, Any]:
         for key in (*_ARRAYS, "residuals"):
             data = file.get(key)
             if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "cfiu" or data.external:
-                raise DataError(f"{key}: expected an array of numbers, found none")
+                raise DataError(f"{key}: missing, or no array of numbers")
             need_memory(
                 int(data.size) * data.dtype.itemsize, f"{path}: {key}", "read parts of the file with h5py"
             )
             fields[key] = data[()]
             if not np.isfinite(fields[key]).all():
-                raise DataError(f"{key}: expected finite values, found NaN or infinity")
+                raise DataError(f"{key}: holds NaN or infinity")
         fields["residuals"] = tuple(np.asarray(fields["residuals"], dtype=np.float64).ravel().tolist())
         for key in (*_NUMBERS, "solver", "info", "provenance"):
             if key in file.attrs:

@@ -75,7 +75,7 @@ def test_jitter_has_its_size(seed: int) -> None:
     ("name", "options", "says"),
     [
         ("raster", {"step": 4}, "scan: expected one of grid, random, spiral, found 'raster'"),
-        ("grid", {}, "neither"),
+        ("grid", {}, "step: give a step"),
         ("grid", {"step": 0}, "positive"),
         ("grid", {"step": np.nan}, "positive"),
         ("random", {"count": 0}, "positive"),
@@ -84,7 +84,7 @@ def test_jitter_has_its_size(seed: int) -> None:
         ("spiral", {"step": 10, "count": 1000}, "at most"),
         ("grid", {"count": 2, "shape": (32, 32)}, "more than 32 pixels for a grid"),
         ("spiral", {"count": 2, "shape": (32, 60)}, "more than 32 pixels for a spiral"),
-        ("spiral", {"step": 50, "shape": (33, 33)}, "none at step 50"),
+        ("spiral", {"step": 50, "shape": (33, 33)}, "no position fits .* at step 50"),
         ("grid", {"step": 4, "shape": (20, 100)}, "at least 32x32"),
     ],
 )

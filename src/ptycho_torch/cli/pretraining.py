@@ -45,7 +45,9 @@ def pretrain(
     console = Console(json, quiet)
     require_alone("pretrain")
     if resume and force:
-        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+        raise ConfigError(
+            "--force and --resume exclude each other: one replaces the run that is there, the other goes on with it"
+        )
     options = PretrainOptions()
     if config is not None:
         apply_file(config, options)

@@ -51,7 +51,7 @@ def as_reference(reference: Reference | Reconstruction | NDArray[np.complexfloat
             f"reference: expected an object of shape (H, W), found {values.dtype} of {values.shape}"
         )
     if not np.isfinite(values).all():
-        raise DataError("reference: expected finite values, found NaN or infinity")
+        raise DataError("reference: holds NaN or infinity, which cannot be compared")
     return Reference(values.astype(np.complex64), np.ones(values.shape, np.float32), placed=False)
 
 
@@ -63,7 +63,9 @@ def load_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a reference file, found nothing there")
+        raise ScanNotFoundError(
+            f"{path}: no such file; the reference is a reconstruction, a scan with objectGuess, or an NPY or NPZ file"
+        )
     try:
         if path.suffix.lower() == ".npy":
             return _named(as_reference(np.load(path, allow_pickle=False)), path)

@@ -82,7 +82,7 @@ class LiveConfig:
             return 1.0
         if pixel_size is None:
             raise ConfigError(
-                f"--position-unit {self.position_unit}: expected with --pixel-size, which turns it into pixels"
+                f"--position-unit {self.position_unit} requires --pixel-size, which turns it into pixels"
             )
         return _UNITS[self.position_unit] / pixel_size
 

@@ -98,7 +98,7 @@ def load_object(path: str | Path) -> Complex:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with an object; no regular file is there")
+        raise ScanNotFoundError(f"{path}: not found, or not a regular file")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         with Archive(path) as archive:

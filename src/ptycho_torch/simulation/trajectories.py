@@ -96,7 +96,7 @@ def make_positions(
     if height < 0 or width < 0:
         raise DataError(f"object: expected at least {size}x{size} pixels as the probe, found {shape}")
     if step is None and count is None:
-        raise DataError("step: expected a step in pixels or a count of frames, found neither")
+        raise DataError("step: give a step in pixels or a count of frames")
     if (step is not None and not step > 0) or (count is not None and count < 1) or not jitter >= 0:
         raise DataError(f"step, count, jitter: expected positive values, found {step}, {count}, {jitter}")
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def make_positions(
             points = draw(width, height, spacing)
     if len(points) == 0:
         raise DataError(
-            f"step: expected room for a position in an object {shape}, found none at step {spacing:g}"
+            f"step: no position fits into an object {shape} at step {spacing:g}; choose a smaller one"
         )
     if count is not None:
         if len(points) < count:

@@ -327,8 +327,8 @@ def _job(
     geometry = product if isinstance(product, Geometry) else scan.geometry
     if product and geometry is None:
         raise DataError(
-            f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its "
-            "pixel size, found one in pixels; give pixel size, energy and distance"
+            f"{described(scan).get('name', 'scan')}: a product is in metres, and this scan in pixels: "
+            "give pixel size, energy and distance"
         )
     wanted = geometry if product else None
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.

@@ -123,7 +123,7 @@ def live_to(
     validate(config)
     validate(execution, "execution.")
     if inputs.product and inputs.geometry is None:
-        raise ConfigError("--product: expected with --pixel-size, --energy and --distance")
+        raise ConfigError("--product requires --pixel-size, --energy and --distance")
     network = network_of(inputs.bundle, device_of(execution.accelerator))
     probe = None if inputs.probe is None else read_probe(inputs.probe)
     folder = ensure_output_dir(output_dir)

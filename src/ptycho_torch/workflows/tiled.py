@@ -279,7 +279,7 @@ def _begun(store: Store, job: PieceJob, pieces: Pieces) -> int:
     plan = job.plan()
     there = store.plan()
     if there is None and store.folder.exists():
-        raise OutputError(f"{store.folder}: expected nothing, or the state of a reconstruction; remove it")
+        raise OutputError(f"{store.folder}: is no state of a reconstruction; remove it")
     if there is not None and not pieces.resume:
         raise OutputError(
             f"{store.folder}: holds a reconstruction that was ended; --resume goes on with it, or remove that"
@@ -347,7 +347,7 @@ def _refined(
     if isinstance(job.solver, Epie) and isinstance(options, RefineOptions):
         return {**found, **_swept(job, seen, canvas, probe, options, pieces, listeners[1])}
     if options.update_positions:
-        raise ConfigError("--refine-positions: in pieces expected the engine epie, found another")
+        raise ConfigError("--refine-positions in pieces requires --engine epie")
     began = None if job.learned is None else canvas
     work = engine_work(job.solver, seen, options, began, 0)
     tiles = tiles_within(seen.positions, seen.N, pixels // len(probe), float(seen.N))
