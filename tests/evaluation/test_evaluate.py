@@ -134,7 +134,7 @@ def test_arrays_of_the_same_shape_lie_at_the_same_place() -> None:
 
 def test_references_that_are_none() -> None:
     for wrong in (np.zeros((3, 4, 5)), np.full((72, 72), np.nan)):
-        with pytest.raises(DataError, match="reference: (expected|holds NaN)"):
+        with pytest.raises(DataError, match=r"reference: (expected|holds NaN)"):
             evaluate(reconstruction(thing()), wrong)
 
 
