@@ -20,6 +20,9 @@ from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.scan import write_scan
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def heard_hangup() -> Iterator[None]:
     """SIGHUP ends a process, also where the tests themselves run under nohup."""
