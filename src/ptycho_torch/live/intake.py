@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _CANVAS_BYTES: Final = 64
 """Memory that a pixel of the canvas takes, all copies counted."""
 _SAID: Final = 200
+_LONGEST_WAIT: Final = 1.0
+"""Seconds that a source waits at once; what takes longer is not its waiting."""
 _BUSY: Final = 0.98
 """Part of its time that a source spends on reading, above which its peer is held up."""
 
@@ -90,7 +92,8 @@ class Intake:
         self.said: deque[tuple[float, str]] = deque(maxlen=_SAID)
         self.ended: set[str] = set()
         self.busy: dict[str, float] = {}
-        self.last_arrival: float | None = None
+        self._last_arrival: float | None = None
+        self._idle: dict[int, float] = {}
         self.resumed = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -116,15 +119,17 @@ class Intake:
                 self.expected = expected
             if bad is not None:
                 self._mask(bad)
-            self.ended.clear()
+            self.ended.discard("frame")
             self._say(f"series {printable(series, 60)} begins" + (f", {expected} frames" if expected else ""))
 
     def frame(
         self, number: int, frame: NDArray[Any], xy: Sequence[float] | None = None, series: str | None = None
     ) -> None:
         with self._lock:
-            self.last_arrival = time.monotonic()
+            self._came()
             frames, number = self.pairing.frames, number - self.first
+            if self._closed:
+                return self._refuse(frames, "after the end")
             if series is not None and self.spool.series is not None and series != self.spool.series:
                 return self._refuse(frames, "another series")
             why = self.pairing.takes(number)
@@ -147,8 +152,10 @@ class Intake:
 
     def position(self, number: int, x: float, y: float) -> None:
         with self._lock:
-            self.last_arrival = time.monotonic()
-            self._place(number, x, y)
+            self._came()
+            if self._closed:
+                return self._refuse(self.pairing.positions, "after the end")
+            return self._place(number, x, y)
 
     def refuse(self, kind: str, reason: str) -> None:
         with self._lock:
@@ -168,6 +175,8 @@ class Intake:
     def waited(self, seconds: float) -> None:
         """Keep the share of its time that a source does not wait, over some seconds; say when it never does."""
         now, me = time.monotonic(), threading.get_ident()
+        with self._lock:
+            self._idle[me] = self._idle.get(me, 0.0) + min(seconds, _LONGEST_WAIT)
         since, waited, told = self._waits.get(me, (now, 0.0, False))
         waited += seconds
         if now - since >= 2.0:
@@ -186,6 +195,23 @@ class Intake:
             return self.pairing.knows(number - self.first)
 
     # ---- what the session calls
+
+    def left(self) -> None:
+        """Say that the source of this thread is done."""
+        with self._lock:
+            self._idle.pop(threading.get_ident(), None)
+
+    @property
+    def quiet(self) -> float | None:
+        """Seconds for which sources waited in vain since something came last, None before anything did.
+
+        Time in which a source did not come to look does not count: the program may have been held up itself.
+        """
+        with self._lock:
+            if self._last_arrival is None:
+                return None
+            passed = time.monotonic() - self._last_arrival
+            return min([passed, *self._idle.values()])
 
     def take(self, most: int) -> list[Arrived]:
         """Return up to ``most`` pairs that are new, in the order in which they were complete."""
@@ -211,10 +237,8 @@ class Intake:
     def facts(self) -> dict[str, Any]:
         """Return the account as plain values."""
         with self._lock:
-            missing = self.pairing.missing
-            if self.expected is not None and self._closed:  # until then they are still to come
-                frames = self.pairing.frames
-                missing = max(missing, self.expected - frames.paired - frames.waiting)
+            # Until the end those beyond the highest number are still to come.
+            missing = self.pairing.missing(self.expected if self._closed else None)
             return {
                 "frames": self.pairing.frames.facts(),
                 "positions": self.pairing.positions.facts(),
@@ -226,6 +250,11 @@ class Intake:
             }
 
     # ---- inside, with the lock held
+
+    def _came(self) -> None:
+        self._last_arrival = time.monotonic()
+        for source in self._idle:
+            self._idle[source] = 0.0
 
     def _say(self, text: str) -> None:
         self.said.append((time.time(), text))

@@ -53,6 +53,7 @@ class Folder(Source):
         peer = Peer(to, f"folder {self.path.name}")
         begun = False
         while not stop.is_set():
+            before = time.monotonic()
             names = self._names()
             if names is not None and not begun:
                 to.start(self.path.name)
@@ -68,7 +69,6 @@ class Folder(Source):
                 to.end("position")
                 return
             peer.silent()
-            before = time.monotonic()
             stop.wait(self.options.poll)
             to.waited(time.monotonic() - before)
 
