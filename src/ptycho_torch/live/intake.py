@@ -7,6 +7,7 @@ peer sent, nothing is dropped without being counted, and what waits in memory is
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -101,7 +102,7 @@ class Intake:
         self._pairs: list[Pair] = []
         self._shape: tuple[int, int] | None = None
         self._cut: Cut | None = None
-        self._low = self._high = np.zeros(2)
+        self._extent: tuple[float, float, float, float] | None = None
         self._most_pixels = max(1 << 20, memory_limit() // _CANVAS_BYTES)
         self._waits: dict[int, tuple[float, float, bool]] = {}
         self._resume()
@@ -311,22 +312,20 @@ class Intake:
     def _place(self, number: int, x: float, y: float) -> None:
         account = self.pairing.positions
         try:
-            place = np.array([float(x), float(y)]) * self.scale
+            x, y = float(x) * self.scale, float(y) * self.scale
         except (TypeError, ValueError):
             return self._refuse(account, "a position that is no two numbers")
-        if not np.isfinite(place).all():
+        if not (math.isfinite(x) and math.isfinite(y)):
             return self._refuse(account, "a position that is not finite")
-        low, high = np.minimum(self._low, place), np.maximum(self._high, place)
-        if account.received == account.refused.total():
-            low = high = place
-        size = 0 if self.spool.shape is None else self.spool.shape[0]
-        if float(np.prod(high - low + size + 1)) > self._most_pixels:
+        extent = _with(self._extent, x, y)
+        size = 1 if self.spool.shape is None else self.spool.shape[0] + 1
+        if (extent[2] - extent[0] + size) * (extent[3] - extent[1] + size) > self._most_pixels:
             return self._refuse(account, "a position so far off that the canvas would not fit into memory")
         before = account.refused.total()
-        pair = self.pairing.position(number, float(place[0]), float(place[1]))
+        pair = self.pairing.position(number, x, y)
         if account.refused.total() == before:
-            self._low, self._high = low, high
-            self.spool.note(number, float(place[0]), float(place[1]))
+            self._extent = extent
+            self.spool.note(number, x, y)
         self._paired(pair)
         return None
 
@@ -340,11 +339,17 @@ class Intake:
         for slot, number in enumerate(numbers.tolist()):
             self._paired(self.pairing.frame(number, slot))
         for number, x, y in places.tolist():
-            self._low = np.minimum(self._low, (x, y)) if self.pairing.positions.received else np.array([x, y])
-            self._high = (
-                np.maximum(self._high, (x, y)) if self.pairing.positions.received else np.array([x, y])
-            )
+            self._extent = _with(self._extent, x, y)
             self._paired(self.pairing.position(number, x, y))
         self.resumed = len(numbers)
         if self.resumed:
             self._say(f"going on with {self.resumed} frames that an earlier run received")
+
+
+def _with(
+    extent: tuple[float, float, float, float] | None, x: float, y: float
+) -> tuple[float, float, float, float]:
+    """Least x and y and greatest x and y of positions, one more taken in."""
+    if extent is None:
+        return x, y, x, y
+    return min(extent[0], x), min(extent[1], y), max(extent[2], x), max(extent[3], y)

@@ -107,6 +107,7 @@ class Session:
         if self._stopped:
             return
         self._drain()
+        self.growing.settle()
         self.intake.close()
         self.stage = "last pass"
 
