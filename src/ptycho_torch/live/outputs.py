@@ -125,8 +125,9 @@ class Hdf5Output(Output):
         grows = {"shape": (1, 1), "maxshape": (None, None), "chunks": (_CHUNK, _CHUNK)}
         file.create_dataset("object", dtype=np.complex64, **grows)
         file.create_dataset("weight", dtype=np.float32, **grows)
-        file.create_dataset("origin_xy", (2,), np.float64)
-        file.create_dataset("version", (1,), np.int64)
+        # In chunks, too: readers beside the writer can open nothing else.
+        file.create_dataset("origin_xy", (2,), np.float64, maxshape=(None,), chunks=(2,))
+        file.create_dataset("version", (1,), np.int64, maxshape=(None,), chunks=(1,))
         file.swmr_mode = True
         return file
 

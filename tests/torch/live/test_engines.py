@@ -139,9 +139,7 @@ def test_what_fails_beside_is_raised(tmp_path: Path) -> None:
             pass
 
 
-def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(
-    tmp_path: Path, learned: LearnedEngine
-) -> None:
+def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, learned: LearnedEngine) -> None:
     laid = Orientation.named("mirror-y")
     intake = Intake(Spool(tmp_path))
     growing = Growing(intake, learned, SCAN.probe)

@@ -195,7 +195,9 @@ def subscribed(socket: Any, seconds: float = 60.0) -> None:
         When nobody does for so long.
     """
     if not socket.poll(int(1000 * seconds)):
-        raise ConfigError(f"nobody subscribed for {seconds:g} s: is 'ptychopinn live' running on this address?")
+        raise ConfigError(
+            f"nobody subscribed for {seconds:g} s: is 'ptychopinn live' running on this address?"
+        )
     socket.recv()
 
 
