@@ -16,6 +16,7 @@ import argparse
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,6 +84,7 @@ def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str,
         intake = Intake(Spool(folder / "spool"))
         engine = FlatEngine() if solver == "flat" else LearnedEngine(load_solver())
         growing = Growing(intake, engine, scan.probe)  # type: ignore[arg-type]
+        growing.latencies = deque()  # of all frames, not of the last ones as on the page
         session = Session(intake, growing, sources, Ending(patience=5.0, silence=60.0))  # type: ignore[arg-type]
         most = [0]
 

@@ -134,9 +134,9 @@ def test_what_fails_beside_is_raised(tmp_path: Path) -> None:
     growing = Growing(intake, Broken(), SCAN.probe, GrowingOptions(orientation="as-is"))
     for number, frame in enumerate(stored_frames(SCAN)[:20]):
         intake.frame(number, frame, SCAN.positions[number])
+    growing.step()
     with pytest.raises(DataError, match="no probe"):
-        while growing.step():
-            pass
+        growing.settle()
 
 
 def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, learned: LearnedEngine) -> None:

@@ -137,7 +137,7 @@ class _Lost:
         self._trying = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
         wanted = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | self._trying
         self._monitor = socket.get_monitor_socket(wanted)
-        self._ended = False
+        self._ended = self._said = False
         self._given_up: float | None = None
         self._bound = bound
         self._endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
@@ -149,17 +149,23 @@ class _Lost:
             event = self._utils.recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_DISCONNECTED:
                 self._given_up = time.monotonic()
-                if not self._ended:
-                    self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
                 self._ended = True
             elif event & self._trying:
                 self._given_up = None
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
-                self._ended = False
+                self._say_ended()
+                self._ended = self._said = False
                 self.to.say(f"{self.name}: connected again")
+        if quiet and self._ended:  # what it sent before comes first
+            self._say_ended()
         if quiet and self._given_up is not None and time.monotonic() - self._given_up > _GIVEN_UP:
             self._given_up = None
             self._again()
+
+    def _say_ended(self) -> None:
+        if not self._said:
+            self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
+        self._said = True
 
     def _again(self) -> None:
         if self._bound:  # the peer connects, not we
