@@ -86,7 +86,9 @@ def encoded_image(canvas: GrowingCanvas, edge: int, region: tuple[int, int, int,
         sigma = None if sigma is None else sigma[:, rows, columns]
         origin = np.array([max(x0, whole[0]), max(y0, whole[1])])
     block = max(1, -(-max(obj.shape) // edge)) if obj.size else 1
-    bars = [] if sigma is None else [_blocks(np.where(np.isfinite(s), s, 0), lit, block)[0].real for s in sigma]
+    bars = (
+        [] if sigma is None else [_blocks(np.where(np.isfinite(s), s, 0), lit, block)[0].real for s in sigma]
+    )
     obj, lit = _blocks(obj, lit, block)
     most = [float(np.quantile(part[lit], 0.995)) if lit.any() else 1.0 for part in bars]
     amplitude = np.abs(obj)
