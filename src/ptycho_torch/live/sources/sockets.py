@@ -34,7 +34,8 @@ def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool
     Parameters
     ----------
     address : str
-        ``tcp://host:port`` or ``ipc://path``; a receiver of ``@tcp://...`` waits for its peer to connect.
+        ``tcp://host:port``; a receiver of ``@tcp://...`` waits for its peer to connect. ``ipc://path`` is
+        understood, too, but ZeroMQ loses what a receiver that is full had not read when its peer closes.
     kind : str
     most_bytes : int, optional
         Larger parts of a message end the connection.
