@@ -332,8 +332,9 @@ class Growing:
         taken = (time.monotonic() - began) / len(index)
         self._per_frame += 0.3 * (taken - self._per_frame)
         self.steps[kind] += 1
-        if kind == "new":
+        if kind == "new" or self.residual is None:
             self._judge(region)
+        if kind == "new":
             self.busy_seconds += time.monotonic() - began
 
     def _judge(self, region: Region) -> None:
