@@ -60,6 +60,10 @@ class LiveConfig:
     to_pva: str | None = opt(None, "also serve the object as NTNDArrays: pva://CHANNEL")
     to_hdf5: bool = opt(False, "also write the growing object to live.h5 (SWMR)")
     interval: float = opt(1.0, "seconds between objects that are published", ge=0.05)
+    uncertainty: bool = opt(
+        False,
+        "at the end, also give each pixel's error bars, and show them on the page; takes about eight times as long",
+    )
     save_scan: bool = opt(False, "also write frames and positions as scan.npz")
 
     def keys(self) -> tuple[str, str] | None:

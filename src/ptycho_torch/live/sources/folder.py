@@ -53,6 +53,7 @@ class Folder(Source):
         peer = Peer(to, f"folder {self.path.name}")
         begun = False
         while not stop.is_set():
+            before = time.monotonic()
             names = self._names()
             if names is not None and not begun:
                 to.start(self.path.name)
@@ -62,19 +63,20 @@ class Folder(Source):
             came = names is not None and self._take(names, to, stop)
             if came:
                 peer.heard()
-                continue
-            if over:
+                before = time.monotonic()
+            elif over:
                 to.end("frame")
                 to.end("position")
                 return
-            peer.silent()
-            before = time.monotonic()
+            else:
+                peer.silent()
+            # A moment after each look: to list a large folder for every new file would take longer than to read it.
             stop.wait(self.options.poll)
             to.waited(time.monotonic() - before)
 
     def _names(self) -> list[str] | None:
         try:
-            return sorted(entry.name for entry in os.scandir(self.path))
+            return sorted({entry.name for entry in os.scandir(self.path)} - self._seen)
         except OSError:
             return None
 
