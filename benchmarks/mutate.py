@@ -295,6 +295,9 @@ def named(root: Path) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Path(folder) / "src"
         shutil.copytree(root / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        tests = [str(root / test) for test in dict.fromkeys(test for _, _, _, test in NAMED.values())]
+        if not passes(copy, tests, 3600):
+            raise SystemExit(f"its tests fail without any change: {' '.join(tests)}")
         for error, (name, text, instead, test) in NAMED.items():
             source = (root / "src" / name).read_text()
             if source.count(text) != 1:
