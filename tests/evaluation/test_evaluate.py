@@ -167,7 +167,10 @@ def test_files_that_hold_no_reference(tmp_path: Path) -> None:
     (tmp_path / "t.npz").write_text("hello")
     np.save(tmp_path / "v.npy", np.zeros(3))
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for name in ("t.npy", "t.npz", "v.npy", "o.npy"):
+    huge = {"descr": "<c16", "fortran_order": False, "shape": (1_000_000, 1_000_000)}  # 14.6 TiB
+    with (tmp_path / "huge.npy").open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, huge)
+    for name in ("t.npy", "t.npz", "v.npy", "o.npy", "huge.npy"):
         with pytest.raises(ScanError, match=name):
             load_reference(tmp_path / name)
     scan = Scan(

@@ -271,6 +271,15 @@ def test_a_claim_beyond_the_data_is_refused(tmp_path: Path) -> None:
         open_scan(path)
 
 
+def test_another_version_of_zip_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\1\2") + 6] = 99  # the version that reading it takes
+    path.write_bytes(data)
+    with pytest.raises(ScanError, match=r"expected an NPZ archive, found .* \(zip file version 9\.9\)"):
+        open_scan(path)
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.npy import read_npy
 from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import open_scan
 
@@ -68,7 +69,7 @@ def load_reference(path: str | Path) -> Reference:
         )
     try:
         if path.suffix.lower() == ".npy":
-            return _named(as_reference(np.load(path, allow_pickle=False)), path)
+            return _named(as_reference(read_npy(path)), path)
         if path.suffix.lower() == ".npz":
             with Archive(path) as archive:
                 keys = set(archive.keys)

@@ -97,8 +97,11 @@ def make_positions(
         raise DataError(f"object: expected at least {size}x{size} pixels as the probe, found {shape}")
     if step is None and count is None:
         raise DataError("step: give a step in pixels or a count of frames")
-    if (step is not None and not step > 0) or (count is not None and count < 1) or not jitter >= 0:
-        raise DataError(f"step, count, jitter: expected positive values, found {step}, {count}, {jitter}")
+    for what, value in (("step", step), ("count", count)):
+        if value is not None and not 0 < value < math.inf:
+            raise DataError(f"{what}: expected a finite number above 0, found {value}")
+    if not 0 <= jitter < math.inf:
+        raise DataError(f"jitter: expected a finite number, 0 or more, found {jitter}")
     rng = np.random.default_rng(seed)
     spacing = (
         step if step is not None else max(math.sqrt(max(width, 1) * max(height, 1) / (count or 1)), 1e-6)

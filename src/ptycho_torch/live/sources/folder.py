@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, PtychoError, printable
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.images import read_image
 from ptycho_torch.files.npy import read_npy
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Peer, Receiver, Sender, Source
@@ -127,9 +128,7 @@ class Folder(Source):
             with opened(path) as file:
                 frame = read_array(file, self._key(path, [k for k in _FRAME_KEYS if k in file]))
         else:
-            from skimage import io
-
-            frame = io.imread(path)
+            frame = read_image(path)
         if frame.ndim == 3 and frame.shape[0] == 1:
             frame = frame[0]
         if frame.ndim != 2 or frame.dtype.newbyteorder("=").name not in TYPES:
