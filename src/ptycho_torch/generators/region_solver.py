@@ -37,7 +37,7 @@ from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
-__all__ = ["RegionFrames", "RegionSolver", "Solution"]
+__all__ = ["Descent", "RegionFrames", "RegionSolver", "RegionState", "Solution"]
 
 _FEATURES = 10
 _PROBE_FEATURES = 8
@@ -73,6 +73,10 @@ class RegionFrames:
         Standard deviation of the amplitudes, in their unit; 0 where it is not known.
     subsets : tuple of (m,) int64 tensors, optional
         Which frames change the object together, each frame in one of them; default: dealt by coverage.
+    part_of : float, optional
+        Mean power of the frames of a scan that these are a part of; ``probe`` is in their unit then.
+    own : (M,) bool tensor, optional
+        Which frames count in the sums that move a probe; default: all.
     """
 
     amplitudes: Tensor
@@ -84,6 +88,8 @@ class RegionFrames:
     good: Tensor | None = None
     noise: Tensor | None = None
     subsets: tuple[Tensor, ...] | None = None
+    part_of: float | None = None
+    own: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,27 @@ class Solution:
     objects: list[Tensor]
     probe: Tensor
     coverage: Tensor
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What the passes of an iteration leave to the networks.
+
+    Attributes
+    ----------
+    features : (B, 10, H, W) tensor
+    misfit : (B, H, W) tensor
+    moves, bright : tensors
+        Sums over frames that move the probe, (B, modes, N, N) of its spectrum and (B, 1, N, N); 0.0 where it stays.
+    left : (B,) tensor
+        Power that is left unexplained, summed over frames.
+    """
+
+    features: Tensor
+    misfit: Tensor
+    moves: Tensor | float
+    bright: Tensor | float
+    left: Tensor
 
 
 class RegionSolver(nn.Module):
@@ -166,7 +193,7 @@ class RegionSolver(nn.Module):
         keep : bool
             Whether all iterates are returned, as training needs them, or the last one only.
         """
-        state = _State(self, frames)
+        state = RegionState(self, frames)
         objects: list[Tensor] = []
         for k in range(self.iterations if iterations is None else iterations):
             state.iterate(k, update_probe)
@@ -178,7 +205,45 @@ class RegionSolver(nn.Module):
         return Solution(objects, probe, state.illumination / state.peak)
 
 
-class _State:
+    def moved_probe(
+        self, number: int, probe: Tensor, spectrum: Tensor, found: Descent, wrong: Tensor
+    ) -> Tensor:
+        """Return the probe after a step along the last pass's changes, then its network's, less where little is wrong.
+
+        Parameters
+        ----------
+        number : int
+            Of the iteration.
+        probe : (B, modes, N, N) complex tensor
+        spectrum : (B, 1, N, N) tensor
+            Root of the frames' mean intensity, zero frequency first.
+        found : Descent
+        wrong : (B,) tensor
+            Root of the part of the frames' power that is not explained.
+        """
+        k, size = min(number, self.iterations - 1), probe.shape[-1]
+        moves, bright = torch.fft.ifft2(torch.as_tensor(found.moves)), torch.as_tensor(found.bright)
+        own = (probe.real.square() + probe.imag.square()).sum(1)
+        peak = own.detach().amax((-2, -1))[:, None, None].clamp_min(1e-12).sqrt()[:, None]
+        top = bright.detach().amax((-2, -1), keepdim=True)
+        step = moves / (bright + self.damping * top)
+        probe = probe + self.beta[k] * step
+        field = torch.fft.fft2(probe, norm="ortho")
+        modulus = (field.real.square() + field.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
+        seen = torch.fft.ifft2(field * (spectrum / modulus - 1), norm="ortho")
+        parts = [probe, step, seen]
+        flat = torch.cat([torch.stack([p.real, p.imag], 2) for p in parts], 2) / peak[:, None]
+        light = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
+        extra = torch.stack([bright / top, (light / peak**2 + 1e-9).sqrt()], 2).expand(
+            *flat.shape[:2], -1, -1, -1
+        )
+        flat = torch.cat([flat, extra], 2).flatten(0, 1)
+        change = self.probe_net(flat).view(*probe.shape[:2], 2, size, size)
+        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
+        return probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
+
+
+class RegionState:
     """Object and probe of the regions while they are solved; the scale is taken out, so that |o| is about 1."""
 
     def __init__(self, solver: RegionSolver, frames: RegionFrames) -> None:
@@ -194,10 +259,14 @@ class _State:
         power = self.measured.square().sum((1, 2, 3))
         counts = power.new_zeros(regions).index_add_(0, frames.owner, torch.ones_like(power)).clamp_min(1)
         per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
+        if frames.part_of is not None:
+            per_region = torch.full_like(per_region, frames.part_of)
         self.mean_power = per_region
         self.total = (per_region * counts).clamp_min(1e-30)
         guess = frames.probe.real.square() + frames.probe.imag.square()
         self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
+        if frames.part_of is not None:
+            self.scale = torch.ones_like(self.scale)
         self.probe = frames.probe * self.scale[:, None, None, None]
         self.obj = solver.start.to(self.probe.dtype).expand(self.canvas)
         self.velocity = torch.zeros_like(self.obj)
@@ -263,44 +332,63 @@ class _State:
 
     # ------------------------------------------------------------ one iteration
     def iterate(self, number: int, update_probe: bool) -> None:
+        """The passes, a step of the probe where asked, and the network's change."""
+        found = self.descend(number, update_probe)
+        if update_probe:
+            wrong = (found.left / self.total).add(1e-9).sqrt()
+            self.probe = self.solver.moved_probe(number, self.probe, self._spectrum, found, wrong)
+            self._illuminate()
+        self.change(self.proposed(found.features), found.misfit, number)
+
+    def descend(self, number: int, update_probe: bool) -> Descent:
+        """The passes over all frames, which move the object."""
         solver = self.solver
         k = min(number, solver.iterations - 1)
-        etas, momenta, freedom = solver.eta[k], solver.momentum[k], None
+        etas, momenta = solver.eta[k], solver.momentum[k]
         velocity = self.velocity if solver.settles else torch.zeros_like(self.obj)
         if solver.settles and number >= solver.iterations:
             etas, momenta = solver.late_eta, solver.late_momentum
-            freedom = solver.fade ** (number - solver.iterations + 1)
         for j in range(solver.passes):
             last = j == solver.passes - 1
-            misfits, gradients = [], []
+            sums = []
             for subset in self.subsets:
                 g, more = self._gradient(subset, last, last and update_probe)
                 velocity = momenta[j] * velocity + g
                 self.obj = self.obj + etas[j] * velocity
-                misfits.append(more[0])
-                gradients.append((more[1], more[2]))
+                sums.append(more)
         self.velocity = velocity
         damped = self.illumination + solver.damping * self.peak
-        left = torch.stack([torch.as_tensor(part) for part in misfits]).sum(0)
+        left = torch.stack([torch.as_tensor(part[0]) for part in sums]).sum(0)
         misfit = (left / damped + 1e-9).sqrt()
-        wrong = (left.sum((1, 2)) / self.total).add(1e-9).sqrt()
         features = self._features(g, misfit, k)
-        if update_probe:
-            self._move_probe(k, gradients, wrong)
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=solver.bf16):
-            change = solver.net(features).to(features.dtype)
+        moves, bright, own = (sum(part[i] for part in sums) for i in (1, 2, 3))
+        power = left.sum((1, 2)) if self.frames.own is None else torch.as_tensor(own)
+        return Descent(features, misfit, moves, bright, power)
+
+    def proposed(self, features: Tensor) -> Tensor:
+        """(B, 4, H, W) what the network would change."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.solver.bf16):
+            return self.solver.net(features).to(features.dtype)  # type: ignore[no-any-return]
+
+    def change(self, change: Tensor, misfit: Tensor, number: int) -> None:
+        """Change the object as the network proposes, as far as the probe that is known now lets it."""
+        solver, freedom = self.solver, None
+        if solver.settles and number >= solver.iterations:
+            freedom = solver.fade ** (number - solver.iterations + 1)
         self.obj = self.obj + self._weighed(change, misfit, freedom)
 
     def _gradient(
         self, subset: Tensor, last: bool, probe: bool
-    ) -> tuple[Tensor, tuple[Tensor | float, Tensor | float, Tensor | float]]:
-        """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums."""
+    ) -> tuple[Tensor, tuple[Tensor | float, ...]]:
+        """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums,
+        and last what its own frames leave unexplained."""
         frames = self.frames
         top: Tensor | float = 0.0
         light: Tensor | float = 0.0
         misfit: Tensor | float = 0.0
         moves: Tensor | float = 0.0
         bright: Tensor | float = 0.0
+        left: Tensor | float = 0.0
         whole = len(self.subsets) == 1
         for index in self._chunks(subset):
             corners, owner, waves = frames.corners[index], frames.owner[index], self.waves[index]
@@ -313,6 +401,10 @@ class _State:
             if last:
                 misfit = misfit + put_patches(intensity(change), corners, self.canvas, owner)
             if probe:
+                if frames.own is not None:
+                    counts = frames.own[index][:, None, None, None]
+                    change, under = change * counts, under * counts
+                    left = left + intensity(change).sum()
                 pull = torch.fft.fft2(under.conj() * change) * self._lines[index].conj()
                 zeros = torch.zeros_like(self.probe)
                 moves = moves + zeros.index_add(0, owner, pull)
@@ -321,7 +413,7 @@ class _State:
                     0, owner, squared
                 )
         light = self.illumination if whole else light
-        return top / (light + self.solver.damping * self.peak), (misfit, moves, bright)
+        return top / (light + self.solver.damping * self.peak), (misfit, moves, bright, left)
 
     def brightness(self) -> Tensor:
         """(B,) the factor on each object that fits its frames best, ``sum A |F psi| / sum |F psi|^2``."""
@@ -363,29 +455,3 @@ class _State:
         tied = misfit.clamp_max(1.0) * (cover / (cover + _DIM))
         real = free * change[:, 0] + tied * change[:, 2]
         return torch.complex(real, free * change[:, 1] + tied * change[:, 3])
-
-    def _move_probe(
-        self, k: int, gradients: list[tuple[Tensor | float, Tensor | float]], wrong: Tensor
-    ) -> None:
-        """A step of the probe along the last pass's changes, then its network's, less where little is wrong."""
-        solver = self.solver
-        moves = torch.fft.ifft2(sum(part[0] for part in gradients))
-        bright = sum(part[1] for part in gradients)
-        top = bright.detach().amax((-2, -1), keepdim=True)  # type: ignore[union-attr]
-        step = moves / (bright + solver.damping * top)
-        self.probe = self.probe + solver.beta[k] * step
-        peak = self.peak.sqrt()[:, None]
-        field = torch.fft.fft2(self.probe, norm="ortho")
-        modulus = (field.real.square() + field.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
-        seen = torch.fft.ifft2(field * (self._spectrum / modulus - 1), norm="ortho")
-        parts = [self.probe, step, seen]
-        flat = torch.cat([torch.stack([p.real, p.imag], 2) for p in parts], 2) / peak[:, None]
-        own = (self.probe.real.square() + self.probe.imag.square()).sum(1, keepdim=True)
-        extra = torch.stack([bright / top, (own / peak**2 + 1e-9).sqrt()], 2).expand(
-            *flat.shape[:2], -1, -1, -1
-        )
-        flat = torch.cat([flat, extra], 2).flatten(0, 1)
-        change = solver.probe_net(flat).view(*self.probe.shape[:2], 2, self.size, self.size)
-        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
-        self.probe = self.probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
-        self._illuminate()
