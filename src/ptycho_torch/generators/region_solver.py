@@ -37,7 +37,17 @@ from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
-__all__ = ["Descent", "RegionFrames", "RegionSolver", "RegionState", "Solution"]
+__all__ = [
+    "Descent",
+    "RegionFrames",
+    "RegionSolver",
+    "RegionState",
+    "Solution",
+    "dealt_subsets",
+    "mean_by_region",
+    "scale_of",
+    "subsets_for",
+]
 
 _FEATURES = 10
 _PROBE_FEATURES = 8
@@ -47,6 +57,42 @@ _MANY = 4.0
 """Coverage from which on the frames decide, and no longer what the networks know of objects."""
 _CHUNK_PIXELS = 1 << 19
 """Pixels of frames worked on at once: more leave the processor's cache, fewer pay for each call."""
+
+
+def subsets_for(cover: float, frames: int) -> int:
+    """Return how many subsets frames are dealt to: one per three-fold coverage, eight at most.
+
+    Examples
+    --------
+    >>> subsets_for(0.4, 9), subsets_for(12.0, 100), subsets_for(90.0, 1000)
+    (1, 4, 8)
+    """
+    return min(max(round(cover / 3), 1), 8, max(frames, 1))
+
+
+def mean_by_region(values: Tensor, owner: Tensor, regions: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of the frames' values, (M,), in each of some regions, and how many frames it has, (B,) both."""
+    counts = values.new_zeros(regions).index_add_(0, owner, torch.ones_like(values)).clamp_min(1)
+    return values.new_zeros(regions).index_add_(0, owner, values) / counts, counts
+
+
+def scale_of(probe: Tensor, mean_power: Tensor) -> Tensor:
+    """Return the factors (B,) on probes (B, modes, N, N) that give them the power of their frames."""
+    power = (probe.real.square() + probe.imag.square()).sum((1, 2, 3))
+    return (mean_power / power).clamp_min(1e-30).sqrt()
+
+
+def dealt_subsets(frames: int, count: int) -> Tensor:
+    """Return the subset of each of a region's frames, (frames,) int64, as the solver deals them.
+
+    Examples
+    --------
+    >>> torch.bincount(dealt_subsets(10, 3)).tolist()
+    [4, 3, 3]
+    """
+    subset = torch.empty(frames, dtype=torch.int64)
+    subset[torch.randperm(frames, generator=torch.Generator().manual_seed(0))] = torch.arange(frames) % count
+    return subset
 
 
 @dataclass(frozen=True)
@@ -77,6 +123,8 @@ class RegionFrames:
         Mean power of the frames of a scan that these are a part of; ``probe`` is in their unit then.
     own : (M,) bool tensor, optional
         Which frames count in the sums that move a probe; default: all.
+    lag : (B, H, W) tensor, optional
+        The frames' mean autocorrelation on the canvas, where it is known; see :attr:`RegionState.lag`.
     """
 
     amplitudes: Tensor
@@ -90,6 +138,7 @@ class RegionFrames:
     subsets: tuple[Tensor, ...] | None = None
     part_of: float | None = None
     own: Tensor | None = None
+    lag: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +253,6 @@ class RegionSolver(nn.Module):
         probe = state.probe / state.scale[:, None, None, None]
         return Solution(objects, probe, state.illumination / state.peak)
 
-
     def moved_probe(
         self, number: int, probe: Tensor, spectrum: Tensor, found: Descent, wrong: Tensor
     ) -> Tensor:
@@ -257,14 +305,12 @@ class RegionState:
         regions = len(frames.probe)
         self.canvas = (regions, *frames.shape)
         power = self.measured.square().sum((1, 2, 3))
-        counts = power.new_zeros(regions).index_add_(0, frames.owner, torch.ones_like(power)).clamp_min(1)
-        per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
+        per_region, counts = mean_by_region(power, frames.owner, regions)
         if frames.part_of is not None:
             per_region = torch.full_like(per_region, frames.part_of)
         self.mean_power = per_region
         self.total = (per_region * counts).clamp_min(1e-30)
-        guess = frames.probe.real.square() + frames.probe.imag.square()
-        self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
+        self.scale = scale_of(frames.probe, per_region)
         if frames.part_of is not None:
             self.scale = torch.ones_like(self.scale)
         self.probe = frames.probe * self.scale[:, None, None, None]
@@ -272,7 +318,7 @@ class RegionState:
         self.velocity = torch.zeros_like(self.obj)
         self._spectrum = self._mean_modulus(counts)
         self._illuminate()
-        self.lag = self._lags()
+        self.lag = self._lags() if frames.lag is None else frames.lag
         self.subsets = self._deal() if frames.subsets is None else frames.subsets
         noise = torch.zeros(regions) if frames.noise is None else frames.noise
         level = (noise.to(power.device) / (per_region.sqrt() / self.size)).clamp_min(1e-6)
@@ -322,7 +368,7 @@ class RegionState:
         light = self.illumination.detach()
         cover = float(light.square().sum() / light.sum().clamp_min(1e-12) / self.peak.mean())
         fewest = int(torch.bincount(self.frames.owner, minlength=len(self.probe)).min())
-        count = int(min(max(round(cover / 3), 1), 8, max(fewest, 1)))
+        count = subsets_for(cover, fewest)
         owner = self.frames.owner.cpu()
         order = torch.randperm(len(owner), generator=torch.Generator().manual_seed(0))
         order = order[owner[order].argsort(stable=True)]  # by region: a region is dealt as if it were alone
@@ -377,9 +423,7 @@ class RegionState:
             freedom = solver.fade ** (number - solver.iterations + 1)
         self.obj = self.obj + self._weighed(change, misfit, freedom)
 
-    def _gradient(
-        self, subset: Tensor, last: bool, probe: bool
-    ) -> tuple[Tensor, tuple[Tensor | float, ...]]:
+    def _gradient(self, subset: Tensor, last: bool, probe: bool) -> tuple[Tensor, tuple[Tensor | float, ...]]:
         """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums,
         and last what its own frames leave unexplained."""
         frames = self.frames
@@ -417,10 +461,15 @@ class RegionState:
 
     def brightness(self) -> Tensor:
         """(B,) the factor on each object that fits its frames best, ``sum A |F psi| / sum |F psi|^2``."""
+        top, bottom = self.brightness_of(self._all())
+        return (top / bottom.clamp_min(1e-30)).nan_to_num(1.0)
+
+    def brightness_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sums of :meth:`brightness` over the frames ``chosen``, (B,) each."""
         frames = self.frames
         top = self.total.new_zeros(len(self.probe))
         bottom = top.clone()
-        for index in self._chunks(self._all()):
+        for index in self._chunks(chosen):
             under = crop_patches(self.obj, frames.corners[index], self.size, frames.owner[index]).unsqueeze(1)
             field = torch.fft.fft2(under * self.waves[index], norm="ortho")
             power = intensity(field).unsqueeze(1)
@@ -429,7 +478,7 @@ class RegionState:
             seen = (power.sqrt() * self.measured[index]).sum((1, 2, 3))
             top.index_add_(0, frames.owner[index], seen.to(top.dtype))
             bottom.index_add_(0, frames.owner[index], power.sum((1, 2, 3)).to(top.dtype))
-        return (top / bottom.clamp_min(1e-30)).nan_to_num(1.0)
+        return top, bottom
 
     def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
         cover = self.illumination / self.peak
