@@ -406,7 +406,7 @@ class RegionState:
         damped = self.illumination + solver.damping * self.peak
         left = torch.stack([torch.as_tensor(part[0]) for part in sums]).sum(0)
         misfit = (left / damped + 1e-9).sqrt()
-        features = self._features(g, misfit, k)
+        features = self._features(g, misfit, number)
         moves, bright, own = (sum(part[i] for part in sums) for i in (1, 2, 3))
         power = left.sum((1, 2)) if self.frames.own is None else torch.as_tensor(own)
         return Descent(features, misfit, moves, bright, power)
@@ -480,19 +480,18 @@ class RegionState:
             bottom.index_add_(0, frames.owner[index], power.sum((1, 2, 3)).to(top.dtype))
         return top, bottom
 
-    def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
+    def _features(self, g: Tensor, misfit: Tensor, number: int) -> Tensor:
         cover = self.illumination / self.peak
-        noise = self.noise[:, None, None].expand_as(cover)
         parts = [self.obj.real, self.obj.imag, g.real, g.imag]
-        parts += [
-            torch.log1p(cover),
-            cover / (1 + cover),
-            self.lag,
-            misfit,
-            noise,
-            torch.full_like(cover, k / self.solver.iterations),
-        ]
-        return torch.stack(parts, 1)
+        parts += [torch.log1p(cover), cover / (1 + cover), self.lag, misfit]
+        return self.features_of(torch.stack(parts, 1), number)
+
+    def features_of(self, parts: Tensor, number: int) -> Tensor:
+        """What the network is given in iteration ``number``: ``parts``, (B, 8, H, W), and what is the same everywhere."""
+        one = parts[:, :1]
+        noise = self.noise[:, None, None, None].expand_as(one)
+        k = min(number, self.solver.iterations - 1)
+        return torch.cat([parts, noise, torch.full_like(one, k / self.solver.iterations)], 1)
 
     def _weighed(self, change: Tensor, misfit: Tensor, freedom: Tensor | None) -> Tensor:
         """The network's change: what it may do anywhere, less and less where many frames meet, and what grows

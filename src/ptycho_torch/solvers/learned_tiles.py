@@ -2,13 +2,15 @@ r"""The learned solver in tiles that go in step, so that the cut hardly shows.
 
 A tile is a window of the object plane with frames of its own and a halo of its neighbours'. One iteration is
 
-    each tile:   passes over its frames from the canvas as all have left it, and what its network proposes
+    each tile:   the network's change from the canvas as all have left it, in a window as wide as the network sees;
+                 then passes over the tile's frames
     together:    canvas = sum_t w_t c_t / sum_t w_t,    w_t = sum of |P_m|^2 over the tile's own frames
                  the probe, from sums over all frames, each counted by the one tile whose own it is
 
 What a region takes from all its frames comes from the whole scan: the mean power, the mean modulus, the number of
 subsets and who is in which, the probe, and the brightness at the end. Windows begin on the grid on which the
-network pools. So tiles compute what the whole would, but for what lies beyond their halo within one iteration.
+network pools. So tiles compute what the whole would, but for frames beyond their halo, within the passes of one
+iteration.
 
 What a tile came to is one piece, on the disk or in memory. Any process may do any of them; a run that ends goes on
 from those that are there.
@@ -48,8 +50,10 @@ __all__ = ["InMemory", "LearnedTiles", "Pieces"]
 
 logger = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
-_FIELDS: Final = 10
-"""Planes of a piece: object and velocity (real and imaginary), four of the network's change, misfit, lag."""
+_FEATURES: Final = 8
+"""Planes of a piece, the first of the network's features: object and g (real, imaginary), two of coverage, lag and
+misfit; the others are the same everywhere. Behind them are two of velocity."""
+_OBJECT, _VELOCITY, _LAG, _MISFIT = slice(0, 2), slice(8, 10), 6, 7
 _FRAMES: Final = 256
 """Frames of a tile that are read at once for what needs no more."""
 
@@ -107,11 +111,12 @@ class InMemory:
 class _Window:
     """A tile on the canvas of the whole scan.
 
-    ``box``: first row and column, height and width of what it computes on; ``own``: of what its own frames light;
-    ``placed``: its frames in ``box``; ``core``: which of them are its own.
+    ``box``: first row and column, height and width of what it computes on; ``wide``: of what its network sees;
+    ``own``: of what its own frames light; ``placed``: its frames in ``box``; ``core``: which of them are its own.
     """
 
     box: NDArray[np.int64]
+    wide: NDArray[np.int64]
     own: NDArray[np.int64]
     placed: Placement
     core: NDArray[np.bool_]
@@ -216,9 +221,10 @@ class LearnedTiles:
         tile, size, grid = self.tiles[number], self.frames.size, self.solver.net.multiple
         corners = self.whole.corners[tile.frames]
         core = np.isin(tile.frames, tile.core)
-        low = corners.min(0).values.numpy() // grid * grid
-        high = corners.max(0).values.numpy() + size
-        high = np.minimum(-(-high // grid) * grid, self.whole.shape)
+        low, high = corners.min(0).values.numpy(), corners.max(0).values.numpy() + size
+        reach = self.solver.net.reach
+        first_seen = np.maximum((low - reach) // grid * grid, 0)
+        last_seen = np.minimum(-(-(high + reach) // grid) * grid, self.whole.shape)
         own = corners[torch.from_numpy(core)]
         first = own.min(0).values.numpy()
         placed = Placement(
@@ -227,16 +233,17 @@ class LearnedTiles:
             (int(high[0] - low[0]), int(high[1] - low[1])),
             self.whole.origin_xy + low[::-1],
         )
-        box = np.concatenate([low, high - low])
-        return _Window(box, np.concatenate([first, own.max(0).values.numpy() + size - first]), placed, core)
+        box, wide = np.concatenate([low, high - low]), np.concatenate([first_seen, last_seen - first_seen])
+        lit = np.concatenate([first, own.max(0).values.numpy() + size - first])
+        return _Window(box, wide, lit, placed, core)
 
     def _gathered(self, window: _Window, stage: str) -> Tensor:
-        """(10, H, W) the canvas in a tile's window, as all tiles have left it."""
-        shape = tuple(window.box[2:].tolist())
-        total, weight = np.zeros((_FIELDS, *shape), np.float32), np.zeros(shape, np.float32)
+        """(10, H, W) the canvas that a tile's network sees, as all tiles have left it."""
+        shape = tuple(window.wide[2:].tolist())
+        total, weight = np.zeros((_FEATURES + 2, *shape), np.float32), np.zeros(shape, np.float32)
         boxes = self.pieces.get(self._stage(0))["boxes"]
-        for n in overlapping(as_box(window.box), boxes):
-            shared = meeting(as_box(window.box), as_box(boxes[n]))
+        for n in overlapping(as_box(window.wide), boxes):
+            shared = meeting(as_box(window.wide), as_box(boxes[n]))
             if shared is not None:
                 mine, theirs = shared
                 light = self.pieces.get(self._stage(0), n)["weight"][theirs]
@@ -244,8 +251,9 @@ class LearnedTiles:
                 weight[mine] += light
         lit = weight > 0
         total /= np.where(lit, weight, 1)
-        # What no frame lights stays as it began.
+        # What no frame lights stays as it began, and there is no misfit but the floor of its root.
         total[0][~lit] = float(self.solver.start.detach())
+        total[_MISFIT][~lit] = np.sqrt(1e-9)
         return torch.from_numpy(total).to(self.device)
 
     # ------------------------------------------------------------ what the whole scan says
@@ -253,8 +261,8 @@ class LearnedTiles:
         """Sums over a tile's own frames, and their light."""
         window, frames, own = self._window(number), self.frames, self.tiles[number].core
         core = _only(window.placed, window.core)
-        light = light_of(core, probe)[_inside(window)]
-        total = light_of(window.placed, probe)[_inside(window)]
+        inside = _inside(window.own, window.box)
+        light, total = light_of(core, probe)[inside], light_of(window.placed, probe)[inside]
         mean, powers = np.zeros((frames.size, frames.size)), []
         for part in np.array_split(own, -(-len(own) // _FRAMES)):
             read = torch.from_numpy(frames.read(part))
@@ -303,9 +311,11 @@ class LearnedTiles:
         frames, tile, whole = self.frames, self.tiles[number], self.pieces.get(self._stage(0))
         dealt_to = dealt_subsets(len(frames.positions), int(whole["subsets"]))[torch.from_numpy(tile.frames)]
         probe = self.pieces.get(self._stage(iterations))["probe"]
-        device, before = self.device, None
+        device, before, here = self.device, None, None
+        inside = _inside(window.box, window.wide)
         if iterations:
             before = self._gathered(window, self._stage(iterations))
+            here = before[:, *inside]
         given = RegionFrames(
             torch.from_numpy(frames.read(tile.frames)).to(device),
             window.placed.corners.to(device),
@@ -318,13 +328,14 @@ class LearnedTiles:
             tuple(torch.nonzero(dealt_to == n)[:, 0].to(device) for n in range(int(whole["subsets"]))),
             float(whole["mean_power"]),
             torch.from_numpy(window.core).to(device),
-            None if before is None else before[None, 9],
+            None if here is None else here[None, _LAG],
         )
         state = RegionState(self.solver, given)
-        if before is not None:
-            state.obj = torch.complex(before[0], before[1])[None]
-            state.velocity = torch.complex(before[2], before[3])[None]
-            state.change(before[None, 4:8], before[None, 8], iterations - 1)
+        if before is not None and here is not None:
+            change = state.proposed(state.features_of(before[None, :_FEATURES], iterations - 1))
+            state.obj = torch.complex(*here[_OBJECT])[None]
+            state.velocity = torch.complex(*here[_VELOCITY])[None]
+            state.change(change[:, :, *inside], here[None, _MISFIT], iterations - 1)
         return state
 
     def _iterated(self, number: int, k: int) -> Arrays:
@@ -332,10 +343,8 @@ class LearnedTiles:
         window = self._window(number)
         state = self._state(number, window, k)
         found = state.descend(k, self.options.update_probe)
-        change = state.proposed(found.features)
-        planes = [state.obj.real, state.obj.imag, state.velocity.real, state.velocity.imag]
-        fields = torch.cat([*planes, change[0], found.misfit, state.lag])
-        cut = np.ascontiguousarray(fields.cpu().numpy()[:, *_inside(window)])
+        fields = torch.cat([found.features[0, :_FEATURES], state.velocity.real, state.velocity.imag])
+        cut = np.ascontiguousarray(fields.cpu().numpy()[:, *_inside(window.own, window.box)])
         if not self.options.update_probe:
             return {"fields": cut}
         moves, bright = torch.as_tensor(found.moves)[0], torch.as_tensor(found.bright)[0]
@@ -380,9 +389,10 @@ class LearnedTiles:
         top, bottom = state.brightness_of(core)
         probe = self.pieces.get(self._stage(self.options.sweeps))["probe"]
         row, column = self.whole.origin_xy[::-1].astype(int)
+        inside = _inside(window.own, window.box)
         return {
-            "object": state.obj[0].cpu().numpy()[_inside(window)],
-            "weight": light_of(_only(window.placed, window.core), _normal(probe))[_inside(window)],
+            "object": state.obj[0].cpu().numpy()[inside],
+            "weight": light_of(_only(window.placed, window.core), _normal(probe))[inside],
             "box": window.own + np.array([row, column, 0, 0]),
             "sums": np.array([float(top), float(bottom)]),
         }
@@ -415,8 +425,8 @@ def _only(placed: Placement, chosen: NDArray[np.bool_]) -> Placement:
     return Placement(placed.corners[these], placed.fractions[these], placed.shape, placed.origin_xy)
 
 
-def _inside(window: _Window) -> tuple[slice, slice]:
-    """Rows and columns of a tile's own window in what it computes on."""
-    row, column = (window.own[:2] - window.box[:2]).tolist()
-    height, width = window.own[2:].tolist()
+def _inside(part: NDArray[np.int64], whole: NDArray[np.int64]) -> tuple[slice, slice]:
+    """Rows and columns of a window in one that holds it."""
+    row, column = (part[:2] - whole[:2]).tolist()
+    height, width = part[2:].tolist()
     return slice(row, row + height), slice(column, column + width)
