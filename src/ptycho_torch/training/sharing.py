@@ -89,8 +89,7 @@ def backward(loss: Callable[[Tensor], Tensor], count: int, model: nn.Module, gro
     """
     own = own_regions(count, group)
     model.zero_grad()
-    device = next(model.parameters()).device
-    value = torch.zeros((), device=device)
+    value = next(model.parameters()).new_zeros(())
     if len(own):
         part = loss(own) * (len(own) / count)
         part.backward()  # type: ignore[no-untyped-call]

@@ -39,7 +39,7 @@ from ptycho_torch.tiles.regions import TileStage, engine_work, merge, tiles_with
 from ptycho_torch.tiles.store import Store
 from ptycho_torch.tiles.sweeps import Canvas, Sweeps
 from ptycho_torch.workflows.run_folder import identity
-from ptycho_torch.workflows.solving import Network, probe_of, with_probe
+from ptycho_torch.workflows.solving import Network, probe_of, same_beam, with_probe
 
 __all__ = ["CANVAS_NAME", "STATE_NAME", "PieceJob", "Pieces", "Solved", "fits", "solve_in_pieces"]
 
@@ -312,7 +312,7 @@ def _started(
     if job.learned is None:
         return normalise_probe(seen.probe)
     assert network.solver is not None
-    if network.probe is not None and network.probe.shape[-1] == seen.N:
+    if network.probe is not None and same_beam(job.scan, network.probe):
         seen = dataclasses.replace(seen, probe=np.asarray(network.probe, dtype=np.complex64))
     elif job.learned.update_probe and not group.shared(lambda: store.has("tiles", "probe")):
         given = seen

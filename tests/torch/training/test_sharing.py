@@ -69,8 +69,9 @@ def losses(what: str, processes: int) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["pretrain", "adapt"])
-def test_two_processes_learn_what_one_does(what: str) -> None:
+@pytest.mark.parametrize(("what", "tolerance"), [("pretrain", 1e-5), ("adapt", 1e-9)])
+def test_two_processes_learn_what_one_does(what: str, tolerance: float) -> None:
+    """Pretraining in float32, adaptation in float64: there the rounding of another split grows sooner."""
     one, two = losses(what, 1), losses(what, 2)
     assert len(one) == 20
-    assert np.allclose(one, two, rtol=1e-5)
+    assert np.allclose(one, two, rtol=tolerance)
