@@ -23,6 +23,7 @@ __all__ = ["Example", "Examples", "Recipe"]
 _OBJECT_EDGE = 320
 _BANK = 120
 _RENEWED_EVERY = 8
+_MANY_REGIONS = 6
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
     ``budget``: pixels of frames in a region. ``exact``: share of examples whose probe guess is the truth;
     ``mended``: share of the others whose guess is nearer, as after sweeps of an iterative solver.
     ``jitter``: largest rms error of positions, pixels, in the ``misplaced`` share of examples.
+    ``few``: share of examples of one frame a region, or four, and of more regions instead.
     """
 
     sizes: tuple[int, ...] = (32, 32, 32, 48, 48, 64, 64, 96, 128)
@@ -47,6 +49,7 @@ class Recipe:
     masked: float = 0.2
     modes: tuple[int, ...] = (1, 1, 1, 1, 1, 2, 3)
     counts_known: float = 0.7
+    few: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,14 @@ class Examples:
         size = int(rng.choice(recipe.sizes))
         modes = int(rng.choice(recipe.modes)) if size <= 64 else 1
         spacing = float(np.exp(rng.uniform(*np.log(recipe.spacing))))
-        positions, edge = _positions(size, spacing, recipe.budget // (size * size * modes), rng)
-        truth = np.stack([self._window(step, edge, rng) for _ in range(recipe.regions)])
-        probe = np.stack([random_probe(size, rng, modes) for _ in range(recipe.regions)])
+        most, regions = recipe.budget // (size * size * modes), recipe.regions
+        if recipe.few and rng.random() < recipe.few:
+            frames = int(rng.choice([1, 1, 4]))
+            regions = int(np.clip(most // frames, regions, _MANY_REGIONS))
+            most = frames
+        positions, edge = _positions(size, spacing, most, rng)
+        truth = np.stack([self._window(step, edge, rng) for _ in range(regions)])
+        probe = np.stack([random_probe(size, rng, modes) for _ in range(regions)])
         known = np.array([rng.random() < recipe.exact for _ in probe])
         guess = np.stack([p if k else self._guess(p, rng) for p, k in zip(probe, known, strict=True)])
         example = self._measure(truth, probe, guess, positions, edge, rng)
@@ -100,7 +108,7 @@ class Examples:
     def _guess(self, probe: NDArray[np.complex64], rng: np.random.Generator) -> NDArray[np.complex64]:
         """What a file may say of the probe, or what is left of that error after some sweeps."""
         guess = spoiled_probe(probe, rng)
-        if rng.random() >= self.recipe.mended:
+        if not self.recipe.mended or rng.random() >= self.recipe.mended:
             return guess
         left = np.float32(rng.uniform(0.05, 0.4))
         return np.asarray(probe + left * (guess - probe))

@@ -60,7 +60,7 @@ __all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "recons
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
 _EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
-"""Iterations of the learned solver; pretraining knows at most seven, and more make the image worse."""
+"""Iterations of the learned solver. Pretraining has four to ten; late ones converge, so more come nearer."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
 """Factor on the sweeps that follow by themselves."""
 

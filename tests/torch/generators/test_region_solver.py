@@ -15,7 +15,15 @@ from ptycho_torch.training.examples import Examples, Recipe
 from ptycho_torch.training.pretrain import relative_error
 
 SMALL = Recipe(
-    sizes=(16,), regions=2, spacing=(0.2, 0.25), budget=25 * 256, misplaced=0.0, masked=0.0, photons=(9, 9)
+    sizes=(16,),
+    regions=2,
+    spacing=(0.2, 0.25),
+    budget=25 * 256,
+    misplaced=0.0,
+    masked=0.0,
+    photons=(9, 9),
+    mended=0.0,
+    few=0.0,
 )
 
 
@@ -107,6 +115,21 @@ def test_physics_alone_comes_nearer_with_every_repetition() -> None:
             found = physics(example.frames, update_probe=False).objects[-1]
         errors.append(float(relative_error(found, example).mean()))
     assert errors[2] < 0.7 * errors[1] < 0.7 * errors[0], errors
+
+
+def test_few_frames_a_region_make_more_regions() -> None:
+    recipe = replace(SMALL, few=1.0, modes=(1,))
+    drawn = [Examples(0, recipe).draw(step).frames for step in range(6)]
+    assert {len(frames.amplitudes) // len(frames.probe) for frames in drawn} == {1, 4}
+    assert {len(frames.probe) for frames in drawn} == {6}
+
+
+def test_mended_guesses_are_nearer() -> None:
+    def error(mended: float) -> float:
+        drawn = [Examples(0, replace(SMALL, exact=0.0, mended=mended)).draw(step) for step in range(6)]
+        return sum(float((one.frames.probe - one.probe).norm() / one.probe.norm()) for one in drawn)
+
+    assert 0 < error(1.0) < 0.5 * error(0.0)
 
 
 def test_the_probe_is_mended_by_the_physics() -> None:
