@@ -81,12 +81,12 @@ def test_phases_of_tiles_agree(scan: Scan, canvas: Canvas) -> None:
     assert np.allclose(np.abs(found[lit]), 2 * np.abs(wanted[lit]), rtol=1e-3)
 
 
-PHYSICS = RegionSolver(iterations=1, passes=6, width=8, levels=1).eval()
+PHYSICS = RegionSolver(iterations=1, passes=2, width=8, levels=1).eval()
 
 
 def in_step(scan: Scan, canvas: Canvas, sweeps: int = 2) -> tuple[NDArray[np.complex64], int]:
     """The image of tiles of the learned solver, whose windows the canvas keeps."""
-    tiles = tiles_within(scan.positions, SIZE, 120 * SIZE**2, 1.5 * SIZE)
+    tiles = tiles_within(scan.positions, SIZE, 150 * SIZE**2, float(SIZE))
     assert scan.probe is not None
     options = LearnedOptions(sweeps=sweeps)
     LearnedTiles(PHYSICS, frames_of(scan), tiles, options, canvas.store).run(normalise_probe(scan.probe))
