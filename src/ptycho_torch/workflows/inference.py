@@ -255,8 +255,9 @@ def _solved_in_pieces(
 ) -> ReconstructionOutputs:
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
     patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
-    options = polishing(job.flat, patience) if refinement is None else given
-    otherwise = polishing(True, patience) if refinement is None else given
+    photons = photons_per_pixel(job.scan)
+    options = polishing(job.flat, patience, photons) if refinement is None else given
+    otherwise = polishing(True, patience, photons) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
     learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
     piece_job = PieceJob(

@@ -38,6 +38,7 @@ __all__ = [
     "probe_of",
     "read_once",
     "reconstruct",
+    "same_beam",
     "solve",
     "starts_flat",
 ]
@@ -203,7 +204,7 @@ def solve(
     """
     assert network.solver is not None
     options = options or LearnedOptions()
-    if network.probe is not None and _same_beam(scan, network.probe):
+    if network.probe is not None and same_beam(scan, network.probe):
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
     else:
         scan = with_probe(scan)
@@ -221,7 +222,7 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     return SOLVERS.get("epie")(device).solve(part, None, options).probe
 
 
-def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
+def same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
     """Whether a probe is a better known form of a scan's guess, or all there is, and not another one."""
     if probe.shape[-1] != scan.N or scan.probe is None:
         return probe.shape[-1] == scan.N

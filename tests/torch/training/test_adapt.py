@@ -274,9 +274,9 @@ def test_a_signal_before_the_first_step_leaves_nothing(tiny: str, tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = adapt._Run._loss
+    plain = adapt._Run._backward
     monkeypatch.setattr(
-        adapt._Run, "_loss", lambda self, step: plain(self, step) * (1 if step < 5 else np.nan)
+        adapt._Run, "_backward", lambda self, step: plain(self, step) * (1 if step < 5 else np.nan)
     )
     with pytest.raises(TrainingError, match="step 6"):
         fit(SCAN, settings(tiny), QUIET)
