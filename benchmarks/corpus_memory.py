@@ -9,7 +9,6 @@ case took more, or was not measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -41,12 +40,25 @@ def judge(results: Iterable[Mapping[str, Any]]) -> tuple[list[str], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", type=Path)
-    bad, line = judge(json.loads(parser.parse_args().results.read_text()))
+    from harness import keep, parser, table  # tests import this file alone
+
+    made = parser(__doc__, shared=False)
+    made.add_argument("results", type=Path)
+    arguments = made.parse_args()
+    results = json.loads(arguments.results.read_text())
+    bad, line = judge(results)
     print("\n".join([*bad, line]))
+    growth, name = max((case.get("growth", -1), case["name"]) for case in results)
+    row = {
+        "cases": len(results),
+        "as expected": sum(not case["bad"] for case in results),
+        "too much memory": len(bad),
+        "largest growth (MiB)": growth,
+        "by": name,
+        "slowest (s)": max(case.get("s", 0.0) for case in results),
+    }
+    print(table([row]))
+    print(keep("corpus_memory", arguments, {"rows": [row], "problems": bad}))
     sys.exit(1 if bad else 0)
 
 

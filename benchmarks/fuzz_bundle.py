@@ -1,21 +1,18 @@
 """Throws mutated bundles at the reader; anything but BundleError is a failure, and so is too much memory.
 
-    python benchmarks/fuzz_bundle.py --minutes 60 --seed 0 [--json OUT]
+    python benchmarks/fuzz_bundle.py --minutes 60 --seed 0
 
 Mutations work on four layers in turn: bytes of the whole file, bytes of one member behind right
 CRCs, instructions of a pickle behind right CRCs, fields of the zip headers. One in nineteen is a small file
 that describes much. No input may make the process grow by more than 64 MiB and four times its size; the
-peak is measured where Linux tells it, under a limit on the address space. Runs without torch.
+peak is measured where Linux tells it, under a limit on the address space. The reader runs without torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
-import json
 import pickletools
-import platform
 import random
 import resource
 import struct
@@ -347,24 +344,16 @@ def fuzz(seconds: float, seed: int, most: int | None = None) -> dict[str, object
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    result = fuzz(args.minutes * 60, args.seed)
-    result |= {
-        "command": " ".join(sys.argv),
-        "minutes": args.minutes,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-    }
-    print(json.dumps(result, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(1 if result["failures"] else 0)
+    from harness import keep, parser, table  # tests import this file alone
+
+    made = parser(__doc__, shared=False)
+    made.add_argument("--minutes", type=float, default=1.0)
+    arguments = made.parse_args()
+    found = fuzz(arguments.minutes * 60, arguments.seed)
+    row = {"minutes": arguments.minutes, **found, "failures": len(found["failures"])}  # type: ignore[arg-type]
+    print(table([row]), *found["failures"], sep="\n")  # type: ignore[misc]
+    print(keep("fuzz_bundle", arguments, {"rows": [row], "failures": found["failures"]}))
+    sys.exit(bool(found["failures"]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/live.py
 
-10,000 frames of 128 x 128 counts through each source, sender and receiver on the same cores: positions come 5 s later or
+10,000 frames of 128 x 128 counts through each source, and 1,000 with each of ten seeds, sender and receiver on the same
+cores: positions come 5 s later or
 earlier than their frames, out of order, 1 % of the frames dropped and 1 % sent twice. `solver` is `flat`, which solves nothing
 and shows what everything around a solver takes, or `learned`. `rate` is frames a second as they were sent, `taken` as
 fast as regions were solved and stitched; `CPU ms a frame` is what the receiving process took for everything, waits for other
@@ -16,6 +17,7 @@ import argparse
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,6 +85,7 @@ def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str,
         intake = Intake(Spool(folder / "spool"))
         engine = FlatEngine() if solver == "flat" else LearnedEngine(load_solver())
         growing = Growing(intake, engine, scan.probe)  # type: ignore[arg-type]
+        growing.latencies = deque()  # of all frames, not of the last ones as on the page
         session = Session(intake, growing, sources, Ending(patience=5.0, silence=60.0))  # type: ignore[arg-type]
         most = [0]
 
@@ -140,19 +143,31 @@ def judged(
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     count, size = (500, 64) if arguments.quick else (arguments.frames, 128)
-    rows = []
-    scan = scan_of(count, size, arguments.seed)
+    rows: list[dict[str, Any]] = []
+    scan = scan_of(max(count, arguments.short), size, arguments.seed)
+
+    def add(frames: int, kind: str, solver: str, options: ReplayOptions) -> None:
+        rows.append(one(scan.select(slice(0, frames)), kind, solver, options))
+        print(table(rows[-1:]), flush=True)
+        keep("live", arguments, rows)  # a long run that is stopped leaves what it has
+
+    def faults(seed: int) -> ReplayOptions:
+        skew = 5.0 if seed % 2 == 0 else -5.0
+        return ReplayOptions(arguments.rate, skew, 0.01, 0.01, True, SAMPLES, seed)
+
     for kind in arguments.sources:
-        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-            skew = 5.0 if seed % 2 == 0 else -5.0
-            options = ReplayOptions(arguments.rate, skew, 0.01, 0.01, True, SAMPLES, seed)
-            rows.append(one(scan, kind, "flat", options))
-            print(table(rows[-1:]), flush=True)
-    if arguments.learned:
-        for rate in arguments.learned:
-            part = scan.select(slice(0, min(scan.n_frames, int(rate * 20))))
-            rows.append(one(part, "simplon2", "learned", ReplayOptions(rate, 0.0, samples=SAMPLES)))
-            print(table(rows[-1:]), flush=True)
+        if count:
+            add(count, kind, "flat", faults(arguments.seed))
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        for kind in arguments.sources:
+            add(arguments.short, kind, "flat", faults(seed))
+    for rate in arguments.learned:
+        add(
+            min(scan.n_frames, int(rate * 20)),
+            "simplon2",
+            "learned",
+            ReplayOptions(rate, 0.0, samples=SAMPLES),
+        )
     return rows
 
 
@@ -160,7 +175,8 @@ if __name__ == "__main__":
     made = parser(__doc__, shared=False)
     made.add_argument("--frames", type=int, default=10_000)
     made.add_argument("--rate", type=float, default=2000.0)
-    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--seeds", type=int, default=10, help="seeds of the short runs")
+    made.add_argument("--short", type=int, default=1000, help="frames of a short run")
     made.add_argument("--sources", nargs="*", default=list(KINDS), choices=KINDS)
     made.add_argument("--learned", nargs="*", type=float, default=[20.0], help="rates, frames a second")
     given = made.parse_args()
@@ -170,4 +186,3 @@ if __name__ == "__main__":
         torch.set_num_threads(given.threads)
     found = main(given)
     print(table(found))
-    print(keep("live", given, found))

@@ -8,6 +8,7 @@ a test is missing, or the change changes nothing (then it stands in ``HARMLESS``
     python benchmarks/mutate.py --only regions --quick # every eighth mutant of one
     python benchmarks/mutate.py --seconds 300          # so long for each file, mutants drawn
     python benchmarks/mutate.py --short                # under a minute, in CI
+    python benchmarks/mutate.py --named                # ten errors of training, each against the test that is for it
 
 Every outcome is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on there; what was tried with
 another text of the file or of its tests counts as missing.
@@ -81,6 +82,43 @@ HARMLESS: dict[tuple[str, str], str] = {
     ): _SHORTCUT,
 }
 """Changes that change nothing that anyone may rely on: (file name, change as listed), and why."""
+
+_MODULE = "ptycho_torch/training/module.py"
+_ADAPT = "ptycho_torch/training/adapt.py"
+_LEARNING, _SCHEDULE = "tests/torch/training/test_learning.py", "tests/torch/training/test_schedule.py"
+_OFFSETS = (
+    "shifts = offsets[:, :, 0]\n",
+    f"{_LEARNING}::test_the_truth_costs_nothing_and_the_truth_elsewhere_does",
+)
+_RATES = "tests/torch/training/test_adapt.py::test_rates_rise_then_fall_to_nothing_and_gradients_are_clipped"
+NAMED: dict[str, tuple[str, str, str, str]] = {
+    "merge offsets negated": (_MODULE, _OFFSETS[0], "shifts = -offsets[:, :, 0]\n", _OFFSETS[1]),
+    "x and y swapped": (_MODULE, _OFFSETS[0], "shifts = offsets[:, :, 0].flip(-1)\n", _OFFSETS[1]),
+    "probe rate times 1000": (
+        _MODULE, "probe_learning_rate * self.probe_peak", "probe_learning_rate * 1000 * self.probe_peak",
+        f"{_SCHEDULE}::test_the_probe_moves_by_its_own_rate",
+    ),
+    "equivariance term zero": (
+        _MODULE, "+ config.equivariance_weight * self", "+ 0 * config.equivariance_weight * self",
+        f"{_LEARNING}::test_equivariance_moves_the_weights",
+    ),
+    "no decay": (
+        _MODULE, "0.5 * (1 + math.cos(math.pi * progress)) if step else 1.0", "1.0",
+        f"{_SCHEDULE}::test_rates_rise_then_fall_to_nothing",
+    ),
+    "no warm-up": (
+        _MODULE, "if self.config.warmup_steps:", "if False:",
+        f"{_SCHEDULE}::test_the_first_of_many_steps_is_a_small_one",
+    ),
+    "no clipping": (
+        "ptycho_torch/training/run.py", "gradient_clip_val=config.gradient_clip or None",
+        "gradient_clip_val=None", f"{_SCHEDULE}::test_gradients_are_clipped",
+    ),
+    "adaptation without decay": (_ADAPT, " * 0.5 * (1 + math.cos(math.pi * progress))", "", _RATES),
+    "adaptation without warm-up": (_ADAPT, "learning_rate * rise", "learning_rate", _RATES),
+    "adaptation without clipping": (_ADAPT, "self.config.gradient_clip or math.inf", "math.inf", _RATES),
+}  # fmt: skip
+"""Errors of training that once went unnoticed: file, text, what takes its place, and the test that has to notice."""
 
 _SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 _TERMS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -313,8 +351,34 @@ def survivors(
     return tried, sorted(alive, key=lambda mutant: mutant.line)
 
 
+def named(root: Path) -> list[dict[str, str]]:
+    """Put each of :data:`NAMED` into a copy of the source and run its test; what became of each."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(root / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        tests = [str(root / test) for test in dict.fromkeys(test for _, _, _, test in NAMED.values())]
+        if not passes(copy, tests, 3600):
+            raise SystemExit(f"its tests fail without any change: {' '.join(tests)}")
+        for error, (name, text, instead, test) in NAMED.items():
+            source = (root / "src" / name).read_text()
+            if source.count(text) != 1:
+                raise SystemExit(f"{error}: expected its text once in {name}, found {source.count(text)}")
+            (copy / name).write_text(source.replace(text, instead))
+            noticed = not passes(copy, [str(root / test)], 600)
+            (copy / name).write_text(source)
+            rows.append(
+                {"error": error, "test": test.rpartition("/")[2], "noticed": "yes" if noticed else "no"}
+            )
+            print(table(rows[-1:]), flush=True)
+    return rows
+
+
 def main() -> None:
     arguments_ = parser(__doc__, shared=False)
+    arguments_.add_argument(
+        "--named", action="store_true", help="only the errors of training that have a name"
+    )
     arguments_.add_argument("--only", default="", help="files whose name contains this")
     arguments_.add_argument("--every", type=int, default=1, help="every so many mutants; --quick: 8")
     arguments_.add_argument(
@@ -332,6 +396,10 @@ def main() -> None:
 
     torch.set_num_threads(1)
     del hypothesis, numpy, pytest, scipy
+    if arguments.named:
+        rows = named(ROOT)
+        print(keep("mutate-named", arguments, rows))
+        sys.exit(any(row["noticed"] == "no" for row in rows))
     every = 8 if arguments.quick else arguments.every
     # The short run is one of its own: what CI finds must not depend on what was there before.
     outcomes = None if arguments.short else Outcomes(arguments.output / "mutate.jsonl")

@@ -16,6 +16,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin first, so that none is left for one worker at the end while the other has nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and contracts beside the project; the test is skipped where it is absent."""

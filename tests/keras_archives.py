@@ -17,7 +17,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 __all__ = ["Program", "keras_file", "pack", "write_archive"]
 
@@ -227,14 +227,14 @@ class Program:
     # ---- what the program computes, one group at a time (its result when the batch holds that group alone)
 
     def _conv(self, number: int, x: np.ndarray) -> np.ndarray:
+        """Cross-correlation with zeros around, as one product of matrices: (H W, 9 C) by (9 C, F)."""
         kernel, bias = self.kernels[f"conv2d_{number}" if number else "conv2d"]
-        k = kernel.astype(np.float64)[::-1, ::-1]
-        out = np.empty((*x.shape[:2], kernel.shape[3]))
-        for f in range(kernel.shape[3]):
-            out[..., f] = (
-                sum(signal.fftconvolve(x[..., c], k[..., c, f], "same") for c in range(x.shape[2])) + bias[f]
-            )
-        return out
+        rows, columns, _ = kernel.shape[:3]
+        around = np.pad(x, [(rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(around, (rows, columns), axis=(0, 1))
+        flat = windows.transpose(0, 1, 3, 4, 2).reshape(x.shape[0] * x.shape[1], -1)
+        weights = kernel.astype(np.float64).reshape(-1, kernel.shape[3])
+        return (flat @ weights + bias).reshape(*x.shape[:2], -1)
 
     def _network(self, x: np.ndarray) -> np.ndarray:
         N, C, n = self.N, self.gridsize**2, self.first

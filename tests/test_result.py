@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,7 +100,7 @@ def test_fields_that_do_not_fit(changes: dict[str, Any], text: str) -> None:
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match="found nothing there"):
+    with pytest.raises(ScanNotFoundError, match="no such file"):
         load_reconstruction(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ScanError, match=r"text\.npz: expected an NPZ archive"):
@@ -202,3 +203,75 @@ def test_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def _canvas(path: Path, **changes: Any) -> Path:
+    """A result as reconstruction in pieces writes it, with other data sets or attributes; None leaves one out."""
+    rec = make()
+    arrays = {name: getattr(rec, name) for name in ARRAYS} | {"residuals": np.array([0.5, 0.25])}
+    attributes = {"residual": 0.25, "sweeps": 2, "solver": "epie", "info": '{"frames": 4}'}
+    with h5py.File(path, "w") as file:
+        for name, value in (arrays | {k: v for k, v in changes.items() if k not in attributes}).items():
+            if value is not None:
+                file[name] = value
+        file.attrs.update(attributes | {k: v for k, v in changes.items() if k in attributes})
+    return path
+
+
+def test_a_canvas_in_hdf5_comes_back(tmp_path: Path) -> None:
+    found = load_reconstruction(_canvas(tmp_path / "a.h5"))
+    np.testing.assert_array_equal(found.object, make().object)
+    assert (found.residual, found.sweeps, found.solver, found.residuals) == (0.25, 2, "epie", (0.5, 0.25))
+    assert found.info == {"frames": 4}
+
+
+def test_an_hdf5_result_gives_nothing_of_another_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["object"] = make().object
+    (tmp_path / "secret.txt").write_bytes(bytes(range(96)))
+    path = _canvas(tmp_path / "a.h5", object=h5py.ExternalLink("other.h5", "/object"))
+    with pytest.raises(ScanError, match=r"object: is a link to another file, other\.h5"):
+        load_reconstruction(path)
+    for name in ("probe", "weight"):
+        path = _canvas(tmp_path / "b.h5", **{name: None})
+        with h5py.File(path, "a") as file:
+            like = getattr(make(), name)
+            outside = [(str(tmp_path / "secret.txt"), 0, like.nbytes)]
+            file.create_dataset(name, like.shape, like.dtype, external=outside)
+        with pytest.raises(ScanError, match=f"{name}: expected data in an HDF5 file, found raw storage"):
+            load_reconstruction(path)
+    path = _canvas(tmp_path / "c.h5", object=None)
+    with h5py.File(path, "a") as file:
+        layout = h5py.VirtualLayout((5, 7), np.complex64)
+        layout[:] = h5py.VirtualSource("other.h5", "object", (5, 7))
+        file.create_virtual_dataset("object", layout)
+    with pytest.raises(ScanError, match="object: is a virtual data set to another file"):
+        load_reconstruction(path)
+
+
+def test_an_hdf5_result_of_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    path = _canvas(tmp_path / "a.h5", object=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("object", (40_000, 40_000), np.complex64, chunks=(1000, 1000), compression="gzip")
+    with pytest.raises(ScanError, match=r"object: would take 11\.9"):
+        load_reconstruction(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"residual": "small"}, "residual: expected a number"),
+        ({"residual": np.nan}, "residual: expected a number"),
+        ({"sweeps": np.ones(3)}, "sweeps: expected a number"),
+        ({"info": "[" * 5000}, "info: expected JSON text"),
+        ({"info": "[1]"}, "info: expected a JSON object, found list"),
+        ({"solver": 3}, "solver: expected text"),
+        ({"object": np.ones((5, 7))}, "object: expected numbers"),
+        ({"weight": None}, "weight: there is no such dataset"),
+        ({"weight": np.full((5, 7), np.nan, np.float32)}, "weight: expected finite values"),
+    ],
+)
+def test_hdf5_results_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ScanError, match=text) as refused:
+        load_reconstruction(_canvas(tmp_path / "a.h5", **changes))
+    assert str(refused.value).count("a.h5") == 1

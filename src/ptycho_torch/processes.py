@@ -1,7 +1,8 @@
 """Several processes at work on one job, as ``torchrun`` starts them: which one this is, and what all wait for.
 
-Nothing is started here, and nothing imports torch before there are several. ``torchrun``, ``srun torchrun`` and ``reconstruct --processes`` say in the environment
-which process this is; one that was started by hand is alone. What is exchanged is small, and goes by Gloo.
+Nothing is started here, and nothing imports torch before there are several. ``torchrun``, ``srun torchrun`` and
+``--processes`` say in the environment which process this is; one that was started by hand is alone. What is exchanged
+goes by Gloo, and between GPUs by NCCL.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class Group:
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over all processes of a tensor without gradient."""
+        return value if self.size == 1 else self.total(value) / self.size
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes of a tensor without gradient."""
         if self.size == 1:
             return value
         import torch.distributed as dist
@@ -92,7 +97,7 @@ class Group:
         total = value.detach().clone()
         with noticing():
             dist.all_reduce(total)
-        return total / self.size
+        return total
 
     def most(self, number: int) -> int:
         """Return the largest of the numbers of all processes."""

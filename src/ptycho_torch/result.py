@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError, printable
 from ptycho_torch.files import atomic_path
 from ptycho_torch.files.archive import Archive
-from ptycho_torch.files.memory import need_memory
 from ptycho_torch.picture import gray, html_card, wheel
+from ptycho_torch.scan.hdf5 import opened, read_array
 
 __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 
@@ -252,44 +252,57 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a reconstruction file, found nothing there")
+        raise ScanNotFoundError(f"{path}: no such file; give the reconstruction.npz of a reconstruction")
     try:
         if h5py.is_hdf5(path):
             return Reconstruction(**_of_hdf5(path))
         with Archive(path) as archive:
             fields = _fields(archive)
         return Reconstruction(**fields)
+    except ScanError:
+        raise
     except DataError as error:
         raise ScanError(f"{path}: {error}") from error
     except OSError as error:
-        if isinstance(error, ScanError):
-            raise
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _of_hdf5(path: Path) -> dict[str, Any]:
-    with h5py.File(path, "r", locking=False) as file:
-        fields: dict[str, Any] = {}
+    """The fields of a file in HDF5, which may be a stranger's: nothing outside it is read."""
+    fields: dict[str, Any] = {}
+    with opened(path) as file:
         for key in (*_ARRAYS, "residuals"):
-            data = file.get(key)
-            if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "cfiu" or data.external:
-                raise DataError(f"{key}: expected an array of numbers, found none")
-            need_memory(
-                int(data.size) * data.dtype.itemsize, f"{path}: {key}", "read parts of the file with h5py"
-            )
-            fields[key] = data[()]
+            fields[key] = read_array(file, key, kinds="c" if key in ("object", "probe") else "fiu")
             if not np.isfinite(fields[key]).all():
-                raise DataError(f"{key}: expected finite values, found NaN or infinity")
-        fields["residuals"] = tuple(np.asarray(fields["residuals"], dtype=np.float64).ravel().tolist())
+                raise DataError(f"{key}: holds NaN or infinity")
+        fields["residuals"] = tuple(fields["residuals"].astype(np.float64).ravel().tolist())
+        attributes = file["/"].attrs
         for key in (*_NUMBERS, "solver", "info", "provenance"):
-            if key in file.attrs:
-                value = file.attrs[key]
-                text = key in ("solver", "info", "provenance")
-                if text != isinstance(value, str):
-                    raise DataError(f"{key}: expected {'text' if text else 'a number'}, found another type")
-                fields[key] = json.loads(value) if key in ("info", "provenance") else value
-        fields["sweeps"] = int(fields.get("sweeps", 0))
+            if key in attributes:
+                fields[key] = _attribute(key, attributes[key])
     return fields
+
+
+def _attribute(key: str, value: Any) -> Any:
+    if key in _NUMBERS:
+        if not (
+            np.ndim(value) == 0
+            and getattr(value, "dtype", np.dtype("O")).kind in "fiu"
+            and np.isfinite(value)
+        ):
+            raise DataError(f"{key}: expected a number, found {printable(repr(value), 60)}")
+        return int(value) if key == "sweeps" else float(value)
+    if not isinstance(value, str):
+        raise DataError(f"{key}: expected text, found {printable(repr(value), 60)}")
+    if key == "solver":
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{key}: expected JSON text, found text that is not JSON") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{key}: expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def _fields(archive: Archive) -> dict[str, Any]:

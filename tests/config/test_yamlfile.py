@@ -68,7 +68,7 @@ def test_only_regular_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [5, "text", [1]])
 def test_a_section_that_is_none(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"c\.yaml: execution\.expected keys and values, found"):
+    with pytest.raises(ConfigError, match=r"c\.yaml: execution: expected keys and values, found"):
         from_dict(ExecutionConfig, value, "c.yaml: execution.")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="model: expected keys and values"):
         from_dict(TrainingConfig, {"model": value})
@@ -76,7 +76,14 @@ def test_a_section_that_is_none(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("seed", 2**32), ("subsample_seed", 2**40), ("learning_rate", 1e300), ("learning_rate", 10**400)],
+    [
+        ("seed", 2**32),
+        ("subsample_seed", 2**40),
+        ("learning_rate", 1e300),
+        ("learning_rate", 10**400),
+        ("model.N", 10**400),
+        ("max_steps", -(10**400)),
+    ],
 )
 def test_values_past_every_use(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):

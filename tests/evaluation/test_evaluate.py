@@ -134,7 +134,7 @@ def test_arrays_of_the_same_shape_lie_at_the_same_place() -> None:
 
 def test_references_that_are_none() -> None:
     for wrong in (np.zeros((3, 4, 5)), np.full((72, 72), np.nan)):
-        with pytest.raises(DataError, match="reference: expected"):
+        with pytest.raises(DataError, match=r"reference: (expected|holds NaN)"):
             evaluate(reconstruction(thing()), wrong)
 
 
@@ -161,13 +161,16 @@ def test_loading_each_kind(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_reference(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match="found nothing there"):
+    with pytest.raises(ScanNotFoundError, match="no such file"):
         load_reference(tmp_path / "none.npy")
     (tmp_path / "t.npy").write_text("hello")
     (tmp_path / "t.npz").write_text("hello")
     np.save(tmp_path / "v.npy", np.zeros(3))
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for name in ("t.npy", "t.npz", "v.npy", "o.npy"):
+    huge = {"descr": "<c16", "fortran_order": False, "shape": (1_000_000, 1_000_000)}  # 14.6 TiB
+    with (tmp_path / "huge.npy").open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, huge)
+    for name in ("t.npy", "t.npz", "v.npy", "o.npy", "huge.npy"):
         with pytest.raises(ScanError, match=name):
             load_reference(tmp_path / name)
     scan = Scan(

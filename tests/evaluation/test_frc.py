@@ -195,7 +195,7 @@ def test_wrong_input() -> None:
         fourier_ring_correlation(noise(0), noise(0)[:-1])
     with pytest.raises(DataError, match="at least 16 pixels"):
         fourier_ring_correlation(noise(0)[:9], noise(0)[:9])
-    with pytest.raises(DataError, match="found a constant"):
+    with pytest.raises(DataError, match="constant"):
         fourier_ring_correlation(noise(0), np.full((64, 64), 7.3))
     with pytest.raises(DataError, match="NaN"):
         fourier_ring_correlation(noise(0), np.full((64, 64), np.nan))

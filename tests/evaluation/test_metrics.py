@@ -37,7 +37,7 @@ def test_complex_correlation_of_a_region() -> None:
     mask[:5] = True
     b[:5] = a[:5]
     assert complex_correlation(a, b, mask) == pytest.approx(1)
-    with pytest.raises(DataError, match="found zeros"):
+    with pytest.raises(DataError, match="zeros everywhere"):
         complex_correlation(a, b * 0)
 
 
@@ -66,7 +66,7 @@ def test_too_small() -> None:
     a, b = pair(3)
     mask = np.zeros_like(EVERYWHERE)
     mask[:6, :6] = True
-    with pytest.raises(DataError, match="room for a window of 7 x 7"):
+    with pytest.raises(DataError, match="no room for SSIM's window of 7 x 7"):
         ssim(a, b, 1.0, mask)
     with pytest.raises(DataError, match="at least 176 pixels a side"):
         ms_ssim(a, b, 1.0)
@@ -81,7 +81,7 @@ def test_mean_free_correlation_is_pearsons(seed: int, scale: float, offset: floa
     value = correlation(scale * a + offset, b, mask)
     assert value == pytest.approx(np.corrcoef(a[mask], b[mask])[0, 1])
     assert correlation(-a, b, mask) == pytest.approx(-value)
-    with pytest.raises(DataError, match="found a constant"):
+    with pytest.raises(DataError, match="constant"):
         correlation(a, np.full_like(b, 2), mask)
 
 
@@ -96,5 +96,5 @@ def test_nrmse_is_a_part_of_the_reference() -> None:
     complex_ = b * np.exp(1j * a)
     assert nrmse(complex_ * np.exp(0.2j), complex_, mask, mean_free=False) == pytest.approx(2 * np.sin(0.1))
     for wrong, mean_free in ((b * 0, False), (b * 0 + 3, True)):
-        with pytest.raises(DataError, match="found a constant"):
+        with pytest.raises(DataError, match="constant"):
             nrmse(a, wrong, mask, mean_free=mean_free)

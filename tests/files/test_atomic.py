@@ -80,7 +80,7 @@ def test_output_dir_is_made_and_left_empty(tmp_path: Path) -> None:
 
 def test_output_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
-    with pytest.raises(OutputError, match="f: expected an output folder, found a file"):
+    with pytest.raises(OutputError, match="f: a file, where the output folder would go"):
         ensure_output_dir(tmp_path / "f")
     with pytest.raises(OutputError, match="cannot be made: Not a directory"):
         ensure_output_dir(tmp_path / "f" / "g")

@@ -62,4 +62,7 @@ def test_missing_are_the_numbers_below_the_highest_that_no_frame_had() -> None:
     for number in (0, 1, 4):
         pairing.frame(number, number)
     pairing.position(6, 0, 0)
-    assert pairing.missing == 4
+    assert pairing.missing() == 4
+    assert pairing.missing(9) == 6
+    pairing.close()  # frames that came are not missing for want of a position
+    assert pairing.missing(9) == 6

@@ -143,3 +143,37 @@ def test_a_source_that_never_waits_is_said_to_hold_its_peer(
         texts = [text for _, text in list(intake.said)[before:]]
         assert (expected is None) == (not texts)
         assert expected is None or expected in texts[0]
+
+
+def test_time_in_which_no_source_came_to_look_is_not_silence(tmp_path: Path) -> None:
+    intake = Intake(Spool(tmp_path))
+    assert intake.quiet is None
+    intake.waited(0.2)
+    intake.position(0, 1.0, 1.0)
+    assert intake._last_arrival is not None
+    intake._last_arrival -= 100.0  # the machine slept
+    assert intake.quiet == 0.0
+    intake.waited(60.0)
+    assert intake.quiet == 1.0
+    intake.left()
+    assert intake.quiet is not None
+    assert intake.quiet >= 100.0
+
+
+def test_what_comes_after_the_end_is_refused(tmp_path: Path) -> None:
+    intake = Intake(Spool(tmp_path))
+    intake.position(0, 1.0, 1.0)
+    intake.close()
+    intake.frame(0, FRAME)
+    intake.position(1, 1.0, 1.0)
+    assert why(intake) == {"after the end": 1}
+    assert why(intake, "positions") == {"after the end": 1, "no frame came": 1}
+    assert intake.pairs() == []
+
+
+def test_a_detector_that_begins_anew_does_not_call_back_the_encoder(tmp_path: Path) -> None:
+    intake = Intake(Spool(tmp_path))
+    intake.end("position")
+    intake.end("frame")
+    intake.start("1")
+    assert intake.ended == {"position"}

@@ -173,7 +173,7 @@ def test_many_frames_at_one_place() -> None:
         ),
         (lambda: group_neighbours(np.zeros((9, 2)), 0), "gridsize: expected at least 1"),
         (lambda: group_neighbours(np.zeros((9, 2)), 2, n_groups=0), "n_groups: expected at least 1"),
-        (lambda: group_neighbours(np.full((9, 2), np.nan), 2), "positions: expected finite"),
+        (lambda: group_neighbours(np.full((9, 2), np.nan), 2), "positions: hold NaN"),
         (lambda: group_neighbours(np.zeros((9, 3)), 2), r"positions: expected shape \(M, 2\)"),
         (lambda: training_groups(np.zeros((9, 2)), 4, np.nan, 1), "max_distance: expected a positive"),
         (

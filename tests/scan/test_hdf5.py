@@ -196,7 +196,10 @@ def test_links_elsewhere_do_no_harm(data: Path) -> None:
 def test_pipes_and_devices_are_not_opened(data: Path, where: str) -> None:
     path, pipe = training_file(data / "scan.h5"), data / "pipe.h5"
     os.mkfifo(pipe)
-    with pytest.raises(ScanError, match=r"pipe\.h5: expected a"):
+    with pytest.raises(
+        ScanError,
+        match=r"pipe\.h5: (expected a scan file, found a device or pipe|not found, or not a regular file)",
+    ):
         open_scan(pipe) if where == "scan" else open_scan(path, **{where: pipe})  # type: ignore[arg-type]
     linked = training_file(data / "linked.h5", replaced("patterns", link_to("pipe.h5")))
     with pytest.raises(ScanError, match=r"data file pipe\.h5"):
@@ -396,7 +399,7 @@ def test_they_replace_those_of_the_scan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "x,y\n1,2\nnonsense\n", "1\n2\n", "hello world\nand more\n"])
 def test_texts_without_positions(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.txt").write_text(text)
-    with pytest.raises(ScanError, match=r"p\.txt: .*expected"):
+    with pytest.raises(ScanError, match=r"p\.txt: (.*expected two numbers|holds no positions)"):
         read_positions(tmp_path / "p.txt")
 
 

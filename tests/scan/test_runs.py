@@ -75,7 +75,7 @@ def test_a_run_is_chosen(tmp_path: Path) -> None:
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"scan\.npz: scan_index: expected run 5, found 3, 7"):
         open_scan(saved(tmp_path, TWO), run=5)
-    with pytest.raises(ScanError, match=r"scan_index: expected run 5, found a file without runs"):
+    with pytest.raises(ScanError, match=r"scan_index: the file has no runs; leave --runs 5 out"):
         open_scan(saved(tmp_path, None), run=5)
 
 

@@ -10,8 +10,10 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.cli.app import app
 from ptycho_torch.compat.commands import inference_main, train_main
 from ptycho_torch.errors import ScanError
+from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.report import figures
 from ptycho_torch.result import load_reconstruction, save_reconstruction
-from ptycho_torch.scan import FORMATS, open_scan, write_scan
+from ptycho_torch.scan import FORMATS, Geometry, open_scan, write_scan
 from ptycho_torch.solvers import SOLVERS, RefineOptions
 from ptycho_torch.workflows.training import train
 
@@ -40,6 +43,8 @@ PAGES = sorted(
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 )
 _BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+_UNSEEN = re.compile(r"^ +(?:\$ *)?(?:ptychopinn|ptycho_\w+|pip|make|torchrun|python\d?) .*", re.MULTILINE)
+"""A command in an indented block, which nothing below would run."""
 _QUICK = {
     "train": ["--max-steps", "1", "--probe-sweeps", "1", "--nepochs", "1", "--force"],
     "reconstruct": ["--effort", "quick"],
@@ -49,13 +54,13 @@ _QUICK = {
     "ptycho_train": ["--nepochs", "1"],
 }
 """What makes a long command short; it goes behind what the page says, and the last one of a flag counts."""
-_PARSED = ("pretrain", "live", "replay")
-"""Commands that take long at any length, or wait for another program: their line is read, their own tests run them."""
+_PARSED = ("pretrain", "live", "replay", "--processes", "--devices")
+"""What takes long at any length, or waits for another program: the line is read, and tests of their own run it."""
 _DONE: set[str] = set()
 """Lines that ran on an earlier page. What they leave is in the workshop, for pages that go on with it."""
 _MODULE = "page"
 """Where the Python of a page is at home."""
-_ELSEWHERE = ("git", "cd", ".", "python3", "pip", "pre-commit", "mkdocs", "h5ls", "twine", "open")
+_ELSEWHERE = ("git", "cd", ".", "python3", "pre-commit")
 """Programs of set-up and release, which other steps of CI do."""
 
 
@@ -73,6 +78,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("scan.npz", "next.npz", "mine.npz"):
         write_scan(scan, folder / name)
     assert scan.probe is not None
+    metres = Geometry(energy_ev=8.8e3, distance_m=1.9, pixel_m=(2e-8, 2e-8))
+    write_scan(replace(scan, geometry=metres), folder / "scan.h5", format="cxi")
     np.save(folder / "frames.npy", np.round(np.asarray(scan.frames[:]) ** 2).astype(np.uint16))
     np.save(folder / "probe.npy", scan.probe[0])
     np.savetxt(folder / "positions.txt", scan.positions)
@@ -99,7 +106,7 @@ def folder(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(figures.save_figure, "__defaults__", (20,))
     yield tmp_path
     sys.modules.pop(_MODULE, None)
-    registries: tuple[Any, ...] = (FORMATS, SOLVERS, generators._REGISTRY)
+    registries: tuple[Any, ...] = (FORMATS, SOLVERS, SOURCES, generators._REGISTRY)
     for registry in registries:
         registry._items = {k: v for k, v in registry._items.items() if v.__module__ != _MODULE}
 
@@ -124,6 +131,12 @@ def _run(line: str) -> None:
         if line not in _DONE:
             _ptychopinn(words[1:], line)
             _DONE.add(line)
+    elif words[0] == "torchrun":
+        _parse(words[words.index("ptycho_torch") + 1 :])
+    elif words[:2] == ["pip", "install"]:
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = re.findall(r"(?:ptychopinn|\.)\[([\w,]+)\]", line)
+        assert {extra for names in named for extra in names.split(",")} <= set(known), line
     elif words[0] in ("ptycho_train", "ptycho_inference"):
         main = train_main if words[0] == "ptycho_train" else inference_main
         with contextlib.redirect_stdout(io.StringIO()):
@@ -132,9 +145,13 @@ def _run(line: str) -> None:
         assert words[0] in _ELSEWHERE, f"{line}: is it a command of a user? Then run it here"
 
 
+def _parse(words: list[str]) -> None:
+    typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
+
+
 def _ptychopinn(words: list[str], line: str) -> None:
-    if words[0] in _PARSED:
-        typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
+    if set(words) & set(_PARSED):
+        _parse(words)
         return
     done = CliRunner().invoke(app, words)
     if "--engine" in words and "lsqml" in words and importlib.util.find_spec("ptychi") is None:
@@ -166,12 +183,21 @@ def test_what_contributing_adds_is_used_by_the_commands(folder: Path) -> None:
         if kind == "python":
             exec(compile(text, "CONTRIBUTING.md", "exec"), module.__dict__)
     Path("scan.mine").write_bytes(b"MINE")
-    with pytest.raises(ScanError, match="zeros in all 9 frames"):  # it was read
+    with pytest.raises(ScanError, match="all 9 frames are zero"):  # it was read
         open_scan("scan.mine", require_probe=False)
     _run("ptychopinn train scan.npz -o mine --architecture mine --generator-options width=32 --probe fixed")
     assert inspect_bundle("mine")["params"]["architecture"] == "mine"
     _run("ptychopinn reconstruct scan.npz -o mine_image --refine 1 --engine mine")
     assert load_reconstruction("mine_image/reconstruction.npz").solver == "mine"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_hides_from_these_tests(page: str) -> None:
+    text = _BLOCK.sub("", (ROOT / page).read_text())
+    assert _UNSEEN.findall(text) == [], "put commands into a block of sh"
+    assert "bash" not in {
+        kind for kind, body in _BLOCK.findall((ROOT / page).read_text()) if "#!" not in body
+    }
 
 
 def test_pages_have_blocks() -> None:

@@ -32,6 +32,7 @@ def _outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_shows_what_is_kept_in_it(path: Path, tool: ModuleType, tmp_path: Path) -> None:
     kept = nbformat.read(path, as_version=4)

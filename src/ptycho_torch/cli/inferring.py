@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +14,17 @@ from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
 from ptycho_torch.cli.launching import launch, launched
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.reading import ReadingConfig, reading_options
+from ptycho_torch.cli.refining import PiecesConfig, ProductConfig, RefiningConfig
 from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
 from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.cli.training import FormatOption, MeasurementOption, ProbeFileOption
-from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields, from_dict
+from ptycho_torch.config import ExecutionConfig, InferenceConfig, config_fields
 from ptycho_torch.errors import ConfigError
 from ptycho_torch.files.memory import bytes_of, memory_capped
 from ptycho_torch.processes import joined
+
+if TYPE_CHECKING:
+    from ptycho_torch.workflows.inference import Listeners, ReconstructionOutputs
 
 __all__ = ["add_to"]
 
@@ -36,6 +42,9 @@ _NOT_FLAGS = (
 @with_fields(
     (InferenceConfig, "Inference", _NOT_FLAGS),
     (ExecutionConfig, "Execution", ("progress", "num_workers", "logger", "devices")),
+    (RefiningConfig, "Refinement", ()),
+    (ProductConfig, "Product", ()),
+    (PiecesConfig, "Large scans", ()),
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
@@ -61,65 +70,6 @@ def reconstruct(
     ] = None,
     config: ConfigOption = None,
     print_config: PrintConfigFlag = False,
-    refine: Annotated[
-        int | None,
-        typer.Option(
-            "--refine",
-            min=0,
-            help="Sweeps of iterative refinement afterwards; default: see --polish; with --model: none.",
-            show_default=False,
-        ),
-    ] = None,
-    refine_minutes: Annotated[
-        float | None,
-        typer.Option(
-            "--refine-minutes", min=0, help="Maximum refinement time, in minutes.", show_default=False
-        ),
-    ] = None,
-    refine_positions: Annotated[
-        bool, typer.Option("--refine-positions", help="Refine the positions as well; requires --refine.")
-    ] = False,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            help="Refine with another solver than our own 'epie': pty-chi's (extra 'iterative') are "
-            "lsqml, dm, raar, ptychi-epie.",
-            show_default=False,
-        ),
-    ] = None,
-    product: Annotated[
-        bool, typer.Option("--product", help="Also write product.h5, which ptychodus opens.")
-    ] = False,
-    pixel_size: Annotated[
-        float | None,
-        typer.Option("--pixel-size", min=0, help="Object pixel size in metres, if SCAN does not say it."),
-    ] = None,
-    energy: Annotated[
-        float | None, typer.Option("--energy", min=0, help="Photon energy in eV; requires --pixel-size.")
-    ] = None,
-    distance: Annotated[
-        float | None,
-        typer.Option(
-            "--distance", min=0, help="Distance from object to detector in metres; requires --pixel-size."
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            help="Memory to plan with, such as 8GiB, for all processes of this machine together; a larger scan is "
-            "solved in pieces. Default: half of what is free.",
-            show_default=False,
-        ),
-    ] = None,
-    processes: Annotated[
-        int,
-        typer.Option("--processes", min=1, max=1024, help="Processes of this machine that share the scan."),
-    ] = 1,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a reconstruction in pieces that was ended.")
-    ] = False,
     measurement: MeasurementOption = "auto",
     format: FormatOption = None,
     probe_file: ProbeFileOption = None,
@@ -133,41 +83,29 @@ def reconstruct(
     metrics.json and report.html.
     """
     console = Console(json, quiet)
+    settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
+    refining, product, large = RefiningConfig(), ProductConfig(), PiecesConfig()
+    if config is not None:
+        apply_file(config, settings, execution=execution)
+    for part in (settings, execution, refining, product, large):
+        apply_flags(part, flags)
     if second is not None:
         raise ConfigError(
             f"the scan comes first, the model by name: ptychopinn reconstruct {second} --model {scan}"
         )
-    settings, execution = InferenceConfig(), ExecutionConfig(progress=not console.silent)
-    if config is not None:
-        apply_file(config, settings, execution=execution)
-    apply_flags(settings, flags)
-    apply_flags(execution, flags)
     if print_config:
         show_config(settings, execution=execution)
-
-    if not refine and (refine_positions or engine or refine_minutes is not None):
-        raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")
-    given = [v for v in (energy, distance, pixel_size) if v is not None]
-    if given and (len(given) < 3 or min(given) <= 0 or not product):
-        raise ConfigError(
-            "--pixel-size, --energy and --distance require each other and --product; give all of them, above 0"
-        )
-    folder, budget = output_dir or Path(f"{scan.stem}_image"), None if memory is None else bytes_of(memory)
-    if processes > 1 and not launched():
-        launch(processes, sys.argv[1:], folder, json, "--resume")
-    if refine == 0:
+    refinement, wanted = refining.refinement(), product.wanted()
+    folder, budget = output_dir or Path(f"{scan.stem}_image"), _bytes(large.memory)
+    if large.processes > 1 and not launched():
+        launch(large.processes, sys.argv[1:], folder, json, "--resume")
+    if refining.refine == 0:
         settings.polish = False
-    refinement = _refinement(engine or "epie", refine, refine_minutes, refine_positions) if refine else None
     reading = {"format": format, "measurement": measurement, "probe": probe_file, **reading_options(flags)}
-    from ptycho_torch.scan import Geometry
-    from ptycho_torch.workflows.inference import Listeners, Pieces, reconstruct_to
+    from ptycho_torch.workflows.inference import Pieces, reconstruct_to
 
-    with (
-        joined() as group,
-        console.progress("reconstructing") as groups,
-        console.progress("refining") as sweeps,
-    ):
-        pieces = Pieces(budget, group, resume)
+    with joined() as group, _told(console, refining.refine or (20 if model else 30)) as listeners:
+        pieces = Pieces(budget, group, large.resume)
         done = reconstruct_to(
             folder,
             _opened(scan, reading, pieces),
@@ -175,15 +113,28 @@ def reconstruct(
             settings,
             execution,
             refinement=refinement,
-            product=Geometry(given[0], given[1], (given[2], given[2])) if given else product,
-            listeners=Listeners(
-                groups,
-                lambda sweep, residual: sweeps(sweep, refine or (20 if model else 30), f"R {residual:.5f}"),
-            ),
+            product=wanted,
+            listeners=listeners,
             pieces=pieces,
         )
-    if not group.first:
-        return
+    if group.first:
+        _shown(console, done)
+
+
+def _bytes(text: str | None) -> int | None:
+    return None if text is None else bytes_of(text)
+
+
+@contextlib.contextmanager
+def _told(console: Console, sweeps: int) -> Iterator[Listeners]:
+    """Bars for groups and for about so many sweeps."""
+    from ptycho_torch.workflows.inference import Listeners
+
+    with console.progress("reconstructing") as groups, console.progress("refining") as refined:
+        yield Listeners(groups, lambda sweep, residual: refined(sweep, sweeps, f"R {residual:.5f}"))
+
+
+def _shown(console: Console, done: ReconstructionOutputs) -> None:
     files = {name: str(path) for name, path in done.files.items()}
     shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "sweeps")
     console.finish(
@@ -208,22 +159,6 @@ def _opened(path: Path, reading: dict[str, Any], pieces: Any) -> Any:
     with memory_capped(pieces.share):
         known = pieces.group.shared(first)
         return scans[0] if scans else open_scan(path, require_probe=False, known=known, **reading)
-
-
-def _refinement(solver: str, sweeps: int, minutes: float | None, positions: bool) -> Any:
-    """What the flags ask for, in the options of the solver that they name."""
-    from ptycho_torch.solvers import SOLVERS
-    from ptycho_torch.workflows.inference import Refinement
-
-    kind = SOLVERS.get(solver).Options
-    wanted: dict[str, Any] = {"sweeps": sweeps, "update_positions": positions}
-    if minutes is not None:
-        if "minutes" not in config_fields(kind):
-            raise ConfigError(
-                f"--refine-minutes cannot be used with --engine {solver}, which runs a fixed number of epochs"
-            )
-        wanted["minutes"] = minutes
-    return Refinement(solver, from_dict(kind, wanted))
 
 
 def add_to(app: typer.Typer) -> None:

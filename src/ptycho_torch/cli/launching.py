@@ -11,22 +11,13 @@ from typing import NoReturn
 import typer
 
 from ptycho_torch.cli.console import EXIT_FAILED, LAUNCHED, fail
-from ptycho_torch.errors import ConfigError
 
-__all__ = ["launch", "launched", "require_alone"]
+__all__ = ["launch", "launched"]
 
 
 def launched() -> bool:
     """Return whether this process is one of several that something has started."""
     return "LOCAL_RANK" in os.environ
-
-
-def require_alone(name: str) -> None:
-    """Refuse a command that would do the same work in each of several processes. Raises :class:`ConfigError`."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(
-            f"{name}: expected one process, found {os.environ['WORLD_SIZE']}; start it by itself"
-        )
 
 
 def launch(processes: int, words: list[str], folder: Path, json: bool, again: str) -> NoReturn:

@@ -74,9 +74,9 @@ def live(
     from ptycho_torch.scan import Geometry
 
     if pixel_size is not None and not pixel_size > 0:
-        raise ConfigError("--pixel-size: expected above 0")
+        raise ConfigError("--pixel-size: must be above 0")
     if product and not all((energy, distance, pixel_size)):
-        raise ConfigError("--product: expected with --pixel-size, --energy and --distance, all above 0")
+        raise ConfigError("--product requires --pixel-size, --energy and --distance, all above 0")
     geometry = None
     if pixel_size is not None:
         geometry = Geometry(energy or 0.0, distance or 0.0, (pixel_size, pixel_size))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, guarded
-from ptycho_torch.cli.launching import require_alone
+from ptycho_torch.cli.launching import launch, launched
 from ptycho_torch.cli.options import apply_flags, with_fields
 from ptycho_torch.cli.settings import ConfigOption, PrintConfigFlag, apply_file
 from ptycho_torch.cli.settings import print_config as show_config
 from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import ConfigError
+from ptycho_torch.processes import joined
 
 __all__ = ["add_to"]
 
@@ -33,6 +35,15 @@ def pretrain(
         bool, typer.Option("--force", help="Begin anew in a folder that holds a run, in its place.")
     ] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            min=1,
+            max=1024,
+            help="Processes of this machine that share the regions of each step.",
+        ),
+    ] = 1,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     flags: Any = None,
@@ -43,9 +54,10 @@ def pretrain(
     was made this way.
     """
     console = Console(json, quiet)
-    require_alone("pretrain")
     if resume and force:
-        raise ConfigError("--force: expected without --resume, which goes on with the run that is there")
+        raise ConfigError(
+            "--force and --resume exclude each other: one replaces the run that is there, the other goes on with it"
+        )
     options = PretrainOptions()
     if config is not None:
         apply_file(config, options)
@@ -56,10 +68,14 @@ def pretrain(
         import torch
 
         torch.set_num_threads(threads)
+    if processes > 1 and not launched():
+        launch(processes, sys.argv[1:], output_dir, json, "--resume")
     from ptycho_torch.workflows.pretraining import pretrain_to
 
-    with console.progress("pretraining") as update:
+    with joined() as group, console.progress("pretraining") as update:
         done = pretrain_to(output_dir, options, resume=resume, force=force, progress=update)
+    if not group.first:
+        raise typer.Exit
     files = {name: str(path) for name, path in done.files.items()}
     table = {k: done.metrics[k] for k in ("steps", "seconds", "parameters")} | done.metrics["validation"]
     console.finish({**done.metrics, "files": files}, table, "Pretrained")

@@ -33,8 +33,10 @@ class ReadingConfig:
         False, "follow links and virtual data sets of an HDF5 file to data files in the same folder"
     )
     positions_file: Path | None = opt(None, "file with positions to use in place of the scan's")
-    crop: int | None = opt(None, "take so many detector pixels around the zero frequency", ge=2, le=65536)
-    bin: int = opt(1, "add the counts of so many by so many detector pixels, after --crop", ge=1, le=256)
+    crop: int | None = opt(
+        None, "width of the square of detector pixels to keep around the zero frequency", ge=2, le=65536
+    )
+    bin: int = opt(1, "width of the square of detector pixels that are added up, after --crop", ge=1, le=256)
 
 
 def reading_options(flags: Mapping[str, Any] | None) -> dict[str, Any]:

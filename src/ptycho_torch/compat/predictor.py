@@ -116,7 +116,7 @@ class Predictor:
         given = cfg.get("probe")
         if given is None or np.shape(given)[-1] != size:
             raise DataError(
-                f"probe: expected one of {size} pixels, set by ptycho.probe.set_probe_guess, found none"
+                f"probe: set one of {size} x {size} pixels with ptycho.probe.set_probe_guess first"
             )
         waves = np.asarray(given, dtype=np.complex64).reshape(-1, size, size)
         if np.array_equal(waves, core.probe.detach().cpu().numpy()):

@@ -199,7 +199,7 @@ def _positions(names: tuple[str, str], values: tuple[Any, Any]) -> NDArray[np.fl
     """(M, 2) of two arrays (M,), named in the error where they do not fit."""
     for name, value in zip(names, values, strict=True):
         if value is None:
-            raise ScanError(f"{name}: expected an array of positions, found None")
+            raise ScanError(f"{name}: give an array of positions")
     x, y = (np.asarray(v, dtype=np.float64).reshape(-1) for v in values)
     if len(x) != len(y):
         raise ScanError(f"{names[1]}: expected {len(x)} values, as many as {names[0]}, found {len(y)}")

@@ -135,7 +135,9 @@ def _check(name: str, value: Any, kind: Any, item: dataclasses.Field[Any], where
     if isinstance(value, int | float) and not isinstance(value, bool):
         meta = item.metadata
         limits = []
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(
+            value
+        ):  # whole numbers may be longer than any float
             limits.append("finite")
         if "ge" in meta and value < meta["ge"]:
             limits.append(f"at least {meta['ge']}")
@@ -261,7 +263,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | 
     """
     config = cls() if base is None else base
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}expected keys and values, found {brief(data)}")
+        opening = f"{where[:-1]}: " if where.endswith(".") else where
+        raise ConfigError(f"{opening}expected keys and values, found {brief(data)}")
     nested = {f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(getattr(config, f.name))}  # type: ignore[arg-type]
 
     def walk(part: Mapping[str, Any], prefix: str) -> None:

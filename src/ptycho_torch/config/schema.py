@@ -146,7 +146,7 @@ class TrainingConfig:
     positions_provided: bool = opt(True, "kept for other programs", carried=True)
 
     # schedule
-    batch_size: int = opt(8, "groups per step (single frames without overlap count as one)", ge=1)
+    batch_size: int = opt(8, "groups per step (single frames without overlap count as one)", ge=1, le=65536)
     nepochs: int = opt(50, "maximum number of epochs", ge=1)
     max_minutes: float | None = opt(8.0, "wall-clock budget; the learning rate decays towards it", gt=0)
     max_steps: int | None = opt(None, "maximum number of optimiser steps", ge=1)
@@ -175,7 +175,7 @@ class InferenceConfig:
     n_subsample: int | None = opt(None, "use only this many frames of the scan", ge=1)
     subsample_seed: int | None = opt(None, "seed for choosing them", ge=0, le=2**32 - 1)
     neighbor_count: int = opt(7, "nearest neighbours from which a group's members are drawn", ge=1, le=1024)
-    batch_size: int = opt(32, "groups per step", ge=1)
+    batch_size: int = opt(32, "groups per step", ge=1, le=65536)
     seed: int = opt(0, "seed for grouping, and for choosing the frames that are withheld", ge=0, le=2**32 - 1)
     effort: Literal["quick", "normal", "thorough"] = opt(
         "normal",

@@ -103,7 +103,7 @@ def overlap(
         last = min(shape[axis], other_shape[axis] + round(step))
         if last <= first:
             raise DataError(
-                "reference: expected to show some of the same place as the reconstruction, found no common pixel: "
+                "reference and reconstruction have no pixel in common: "
                 f"reconstruction at {_box(origin, shape)}, reference at {_box(other, other_shape)} in (x, y)"
             )
         slices.append((slice(first, last), slice(first - round(step), last - round(step))))
@@ -187,7 +187,7 @@ def align(
     target, still = other[known.theirs], known.at((0.0, 0.0))
     _require(still)
     if not np.any(values[ours][still]) or not np.any(target[still]):
-        raise DataError("objects: expected some signal in the common region, found zeros")
+        raise DataError("objects: zeros everywhere in the common region, so there is nothing to align")
     fit = _fitted(values, other, known, "shift" not in kept)
     common = known.at(fit.shift_xy)
     _require(common)

@@ -139,10 +139,10 @@ def fourier_ring_correlation(
     for image in (first, second):
         values = np.asarray(image, np.complex128 if np.iscomplexobj(image) else np.float64)
         if not np.isfinite(values).all():
-            raise DataError("images: expected finite values, found NaN or infinity")
+            raise DataError("images: hold NaN or infinity, which cannot be compared")
         centred = (values - np.sum(values * window) / np.sum(window)) * window
         if np.max(np.abs(centred)) <= 1e-9 * np.max(np.abs(values), initial=0):
-            raise DataError("images: expected some structure for a ring correlation, found a constant")
+            raise DataError("images: constant, so there is no ring correlation")
         spectra.append(np.fft.fft2(centred))
     total = size // 2 if rings is None else rings
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])

@@ -36,7 +36,7 @@ def complex_correlation(
         o, r = o[region], r[region]
     norm = math.sqrt(float(np.sum(np.abs(o) ** 2)) * float(np.sum(np.abs(r) ** 2)))
     if norm == 0:
-        raise DataError("objects: expected some signal to correlate, found zeros")
+        raise DataError("objects: zeros everywhere, so there is nothing to correlate")
     return float(abs(np.vdot(r, o)) / norm)
 
 
@@ -60,7 +60,7 @@ def ssim(
 
     inside = ndimage.binary_erosion(region, np.ones((_WINDOW, _WINDOW), bool))
     if not inside.any():
-        raise DataError(f"region: expected room for a window of {_WINDOW} x {_WINDOW} pixels, found none")
+        raise DataError(f"region: has no room for SSIM's window of {_WINDOW} x {_WINDOW} pixels")
     _, values = structural_similarity(image, reference, win_size=_WINDOW, data_range=data_range, full=True)
     return float(values[inside].mean())
 
@@ -81,7 +81,7 @@ def correlation(
     o, r = o - o.mean(), r - r.mean()
     norm = math.sqrt(float(o @ o) * float(r @ r))
     if norm == 0:
-        raise DataError("images: expected some structure to correlate, found a constant")
+        raise DataError("images: constant, so there is nothing to correlate")
     return float(o @ r) / norm
 
 
@@ -111,7 +111,7 @@ def nrmse(
     r = reference[region]
     size = float(np.linalg.norm(r - r.mean() if mean_free else r))
     if size == 0:
-        raise DataError("reference: expected some structure to compare with, found a constant")
+        raise DataError("reference: constant, so there is nothing to compare with")
     return float(np.linalg.norm(image[region] - r)) / size
 
 

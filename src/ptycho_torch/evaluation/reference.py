@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.npy import read_npy
 from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import open_scan
 
@@ -51,7 +52,7 @@ def as_reference(reference: Reference | Reconstruction | NDArray[np.complexfloat
             f"reference: expected an object of shape (H, W), found {values.dtype} of {values.shape}"
         )
     if not np.isfinite(values).all():
-        raise DataError("reference: expected finite values, found NaN or infinity")
+        raise DataError("reference: holds NaN or infinity, which cannot be compared")
     return Reference(values.astype(np.complex64), np.ones(values.shape, np.float32), placed=False)
 
 
@@ -63,10 +64,12 @@ def load_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a reference file, found nothing there")
+        raise ScanNotFoundError(
+            f"{path}: no such file; the reference is a reconstruction, a scan with objectGuess, or an NPY or NPZ file"
+        )
     try:
         if path.suffix.lower() == ".npy":
-            return _named(as_reference(np.load(path, allow_pickle=False)), path)
+            return _named(as_reference(read_npy(path)), path)
         if path.suffix.lower() == ".npz":
             with Archive(path) as archive:
                 keys = set(archive.keys)

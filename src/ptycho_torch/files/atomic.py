@@ -194,7 +194,9 @@ def ensure_output_dir(path: str | os.PathLike[str]) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise OutputError(f"{shown}: expected an output folder, found a file; name another folder") from error
+        raise OutputError(
+            f"{shown}: a file, where the output folder would go; name another folder"
+        ) from error
     except (OSError, ValueError) as error:
         raise OutputError(f"{shown}: the output folder cannot be made: {_reason(error)}") from error
     try:

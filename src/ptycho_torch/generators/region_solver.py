@@ -37,7 +37,17 @@ from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
-__all__ = ["RegionFrames", "RegionSolver", "Solution"]
+__all__ = [
+    "Descent",
+    "RegionFrames",
+    "RegionSolver",
+    "RegionState",
+    "Solution",
+    "dealt_subsets",
+    "mean_by_region",
+    "scale_of",
+    "subsets_for",
+]
 
 _FEATURES = 10
 _PROBE_FEATURES = 8
@@ -47,6 +57,42 @@ _MANY = 4.0
 """Coverage from which on the frames decide, and no longer what the networks know of objects."""
 _CHUNK_PIXELS = 1 << 19
 """Pixels of frames worked on at once: more leave the processor's cache, fewer pay for each call."""
+
+
+def subsets_for(cover: float, frames: int) -> int:
+    """Return how many subsets frames are dealt to: one per three-fold coverage, eight at most.
+
+    Examples
+    --------
+    >>> subsets_for(0.4, 9), subsets_for(12.0, 100), subsets_for(90.0, 1000)
+    (1, 4, 8)
+    """
+    return min(max(round(cover / 3), 1), 8, max(frames, 1))
+
+
+def mean_by_region(values: Tensor, owner: Tensor, regions: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of the frames' values, (M,), in each of some regions, and how many frames it has, (B,) both."""
+    counts = values.new_zeros(regions).index_add_(0, owner, torch.ones_like(values)).clamp_min(1)
+    return values.new_zeros(regions).index_add_(0, owner, values) / counts, counts
+
+
+def scale_of(probe: Tensor, mean_power: Tensor) -> Tensor:
+    """Return the factors (B,) on probes (B, modes, N, N) that give them the power of their frames."""
+    power = (probe.real.square() + probe.imag.square()).sum((1, 2, 3))
+    return (mean_power / power).clamp_min(1e-30).sqrt()
+
+
+def dealt_subsets(frames: int, count: int) -> Tensor:
+    """Return the subset of each of a region's frames, (frames,) int64, as the solver deals them.
+
+    Examples
+    --------
+    >>> torch.bincount(dealt_subsets(10, 3)).tolist()
+    [4, 3, 3]
+    """
+    subset = torch.empty(frames, dtype=torch.int64)
+    subset[torch.randperm(frames, generator=torch.Generator().manual_seed(0))] = torch.arange(frames) % count
+    return subset
 
 
 @dataclass(frozen=True)
@@ -73,6 +119,12 @@ class RegionFrames:
         Standard deviation of the amplitudes, in their unit; 0 where it is not known.
     subsets : tuple of (m,) int64 tensors, optional
         Which frames change the object together, each frame in one of them; default: dealt by coverage.
+    part_of : float, optional
+        Mean power of the frames of a scan that these are a part of; ``probe`` is in their unit then.
+    own : (M,) bool tensor, optional
+        Which frames count in the sums that move a probe; default: all.
+    lag : (B, H, W) tensor, optional
+        The frames' mean autocorrelation on the canvas, where it is known; see :attr:`RegionState.lag`.
     """
 
     amplitudes: Tensor
@@ -84,6 +136,9 @@ class RegionFrames:
     good: Tensor | None = None
     noise: Tensor | None = None
     subsets: tuple[Tensor, ...] | None = None
+    part_of: float | None = None
+    own: Tensor | None = None
+    lag: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +157,27 @@ class Solution:
     objects: list[Tensor]
     probe: Tensor
     coverage: Tensor
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What the passes of an iteration leave to the networks.
+
+    Attributes
+    ----------
+    features : (B, 10, H, W) tensor
+    misfit : (B, H, W) tensor
+    moves, bright : tensors
+        Sums over frames that move the probe, (B, modes, N, N) of its spectrum and (B, 1, N, N); 0.0 where it stays.
+    left : (B,) tensor
+        Power that is left unexplained, summed over frames.
+    """
+
+    features: Tensor
+    misfit: Tensor
+    moves: Tensor | float
+    bright: Tensor | float
+    left: Tensor
 
 
 class RegionSolver(nn.Module):
@@ -166,7 +242,7 @@ class RegionSolver(nn.Module):
         keep : bool
             Whether all iterates are returned, as training needs them, or the last one only.
         """
-        state = _State(self, frames)
+        state = RegionState(self, frames)
         objects: list[Tensor] = []
         for k in range(self.iterations if iterations is None else iterations):
             state.iterate(k, update_probe)
@@ -177,8 +253,45 @@ class RegionSolver(nn.Module):
         probe = state.probe / state.scale[:, None, None, None]
         return Solution(objects, probe, state.illumination / state.peak)
 
+    def moved_probe(
+        self, number: int, probe: Tensor, spectrum: Tensor, found: Descent, wrong: Tensor
+    ) -> Tensor:
+        """Return the probe after a step along the last pass's changes, then its network's, less where little is wrong.
 
-class _State:
+        Parameters
+        ----------
+        number : int
+            Of the iteration.
+        probe : (B, modes, N, N) complex tensor
+        spectrum : (B, 1, N, N) tensor
+            Root of the frames' mean intensity, zero frequency first.
+        found : Descent
+        wrong : (B,) tensor
+            Root of the part of the frames' power that is not explained.
+        """
+        k, size = min(number, self.iterations - 1), probe.shape[-1]
+        moves, bright = torch.fft.ifft2(torch.as_tensor(found.moves)), torch.as_tensor(found.bright)
+        own = (probe.real.square() + probe.imag.square()).sum(1)
+        peak = own.detach().amax((-2, -1))[:, None, None].clamp_min(1e-12).sqrt()[:, None]
+        top = bright.detach().amax((-2, -1), keepdim=True)
+        step = moves / (bright + self.damping * top)
+        probe = probe + self.beta[k] * step
+        field = torch.fft.fft2(probe, norm="ortho")
+        modulus = (field.real.square() + field.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
+        seen = torch.fft.ifft2(field * (spectrum / modulus - 1), norm="ortho")
+        parts = [probe, step, seen]
+        flat = torch.cat([torch.stack([p.real, p.imag], 2) for p in parts], 2) / peak[:, None]
+        light = (probe.real.square() + probe.imag.square()).sum(1, keepdim=True)
+        extra = torch.stack([bright / top, (light / peak**2 + 1e-9).sqrt()], 2).expand(
+            *flat.shape[:2], -1, -1, -1
+        )
+        flat = torch.cat([flat, extra], 2).flatten(0, 1)
+        change = self.probe_net(flat).view(*probe.shape[:2], 2, size, size)
+        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
+        return probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
+
+
+class RegionState:
     """Object and probe of the regions while they are solved; the scale is taken out, so that |o| is about 1."""
 
     def __init__(self, solver: RegionSolver, frames: RegionFrames) -> None:
@@ -192,18 +305,20 @@ class _State:
         regions = len(frames.probe)
         self.canvas = (regions, *frames.shape)
         power = self.measured.square().sum((1, 2, 3))
-        counts = power.new_zeros(regions).index_add_(0, frames.owner, torch.ones_like(power)).clamp_min(1)
-        per_region = power.new_zeros(regions).index_add_(0, frames.owner, power) / counts
+        per_region, counts = mean_by_region(power, frames.owner, regions)
+        if frames.part_of is not None:
+            per_region = torch.full_like(per_region, frames.part_of)
         self.mean_power = per_region
         self.total = (per_region * counts).clamp_min(1e-30)
-        guess = frames.probe.real.square() + frames.probe.imag.square()
-        self.scale = (per_region / guess.sum((1, 2, 3))).clamp_min(1e-30).sqrt()
+        self.scale = scale_of(frames.probe, per_region)
+        if frames.part_of is not None:
+            self.scale = torch.ones_like(self.scale)
         self.probe = frames.probe * self.scale[:, None, None, None]
         self.obj = solver.start.to(self.probe.dtype).expand(self.canvas)
         self.velocity = torch.zeros_like(self.obj)
         self._spectrum = self._mean_modulus(counts)
         self._illuminate()
-        self.lag = self._lags()
+        self.lag = self._lags() if frames.lag is None else frames.lag
         self.subsets = self._deal() if frames.subsets is None else frames.subsets
         noise = torch.zeros(regions) if frames.noise is None else frames.noise
         level = (noise.to(power.device) / (per_region.sqrt() / self.size)).clamp_min(1e-6)
@@ -253,7 +368,7 @@ class _State:
         light = self.illumination.detach()
         cover = float(light.square().sum() / light.sum().clamp_min(1e-12) / self.peak.mean())
         fewest = int(torch.bincount(self.frames.owner, minlength=len(self.probe)).min())
-        count = int(min(max(round(cover / 3), 1), 8, max(fewest, 1)))
+        count = subsets_for(cover, fewest)
         owner = self.frames.owner.cpu()
         order = torch.randperm(len(owner), generator=torch.Generator().manual_seed(0))
         order = order[owner[order].argsort(stable=True)]  # by region: a region is dealt as if it were alone
@@ -263,44 +378,61 @@ class _State:
 
     # ------------------------------------------------------------ one iteration
     def iterate(self, number: int, update_probe: bool) -> None:
+        """The passes, a step of the probe where asked, and the network's change."""
+        found = self.descend(number, update_probe)
+        if update_probe:
+            wrong = (found.left / self.total).add(1e-9).sqrt()
+            self.probe = self.solver.moved_probe(number, self.probe, self._spectrum, found, wrong)
+            self._illuminate()
+        self.change(self.proposed(found.features), found.misfit, number)
+
+    def descend(self, number: int, update_probe: bool) -> Descent:
+        """The passes over all frames, which move the object."""
         solver = self.solver
         k = min(number, solver.iterations - 1)
-        etas, momenta, freedom = solver.eta[k], solver.momentum[k], None
+        etas, momenta = solver.eta[k], solver.momentum[k]
         velocity = self.velocity if solver.settles else torch.zeros_like(self.obj)
         if solver.settles and number >= solver.iterations:
             etas, momenta = solver.late_eta, solver.late_momentum
-            freedom = solver.fade ** (number - solver.iterations + 1)
         for j in range(solver.passes):
             last = j == solver.passes - 1
-            misfits, gradients = [], []
+            sums = []
             for subset in self.subsets:
                 g, more = self._gradient(subset, last, last and update_probe)
                 velocity = momenta[j] * velocity + g
                 self.obj = self.obj + etas[j] * velocity
-                misfits.append(more[0])
-                gradients.append((more[1], more[2]))
+                sums.append(more)
         self.velocity = velocity
         damped = self.illumination + solver.damping * self.peak
-        left = torch.stack([torch.as_tensor(part) for part in misfits]).sum(0)
+        left = torch.stack([torch.as_tensor(part[0]) for part in sums]).sum(0)
         misfit = (left / damped + 1e-9).sqrt()
-        wrong = (left.sum((1, 2)) / self.total).add(1e-9).sqrt()
-        features = self._features(g, misfit, k)
-        if update_probe:
-            self._move_probe(k, gradients, wrong)
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=solver.bf16):
-            change = solver.net(features).to(features.dtype)
+        features = self._features(g, misfit, number)
+        moves, bright, own = (sum(part[i] for part in sums) for i in (1, 2, 3))
+        power = left.sum((1, 2)) if self.frames.own is None else torch.as_tensor(own)
+        return Descent(features, misfit, moves, bright, power)
+
+    def proposed(self, features: Tensor) -> Tensor:
+        """(B, 4, H, W) what the network would change."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.solver.bf16):
+            return self.solver.net(features).to(features.dtype)  # type: ignore[no-any-return]
+
+    def change(self, change: Tensor, misfit: Tensor, number: int) -> None:
+        """Change the object as the network proposes, as far as the probe that is known now lets it."""
+        solver, freedom = self.solver, None
+        if solver.settles and number >= solver.iterations:
+            freedom = solver.fade ** (number - solver.iterations + 1)
         self.obj = self.obj + self._weighed(change, misfit, freedom)
 
-    def _gradient(
-        self, subset: Tensor, last: bool, probe: bool
-    ) -> tuple[Tensor, tuple[Tensor | float, Tensor | float, Tensor | float]]:
-        """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums."""
+    def _gradient(self, subset: Tensor, last: bool, probe: bool) -> tuple[Tensor, tuple[Tensor | float, ...]]:
+        """The object's update g of a subset; with ``last`` also the misfit's map, with ``probe`` the probe's sums,
+        and last what its own frames leave unexplained."""
         frames = self.frames
         top: Tensor | float = 0.0
         light: Tensor | float = 0.0
         misfit: Tensor | float = 0.0
         moves: Tensor | float = 0.0
         bright: Tensor | float = 0.0
+        left: Tensor | float = 0.0
         whole = len(self.subsets) == 1
         for index in self._chunks(subset):
             corners, owner, waves = frames.corners[index], frames.owner[index], self.waves[index]
@@ -313,6 +445,10 @@ class _State:
             if last:
                 misfit = misfit + put_patches(intensity(change), corners, self.canvas, owner)
             if probe:
+                if frames.own is not None:
+                    counts = frames.own[index][:, None, None, None]
+                    change, under = change * counts, under * counts
+                    left = left + intensity(change).sum()
                 pull = torch.fft.fft2(under.conj() * change) * self._lines[index].conj()
                 zeros = torch.zeros_like(self.probe)
                 moves = moves + zeros.index_add(0, owner, pull)
@@ -321,14 +457,19 @@ class _State:
                     0, owner, squared
                 )
         light = self.illumination if whole else light
-        return top / (light + self.solver.damping * self.peak), (misfit, moves, bright)
+        return top / (light + self.solver.damping * self.peak), (misfit, moves, bright, left)
 
     def brightness(self) -> Tensor:
         """(B,) the factor on each object that fits its frames best, ``sum A |F psi| / sum |F psi|^2``."""
+        top, bottom = self.brightness_of(self._all())
+        return (top / bottom.clamp_min(1e-30)).nan_to_num(1.0)
+
+    def brightness_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sums of :meth:`brightness` over the frames ``chosen``, (B,) each."""
         frames = self.frames
         top = self.total.new_zeros(len(self.probe))
         bottom = top.clone()
-        for index in self._chunks(self._all()):
+        for index in self._chunks(chosen):
             under = crop_patches(self.obj, frames.corners[index], self.size, frames.owner[index]).unsqueeze(1)
             field = torch.fft.fft2(under * self.waves[index], norm="ortho")
             power = intensity(field).unsqueeze(1)
@@ -337,21 +478,20 @@ class _State:
             seen = (power.sqrt() * self.measured[index]).sum((1, 2, 3))
             top.index_add_(0, frames.owner[index], seen.to(top.dtype))
             bottom.index_add_(0, frames.owner[index], power.sum((1, 2, 3)).to(top.dtype))
-        return (top / bottom.clamp_min(1e-30)).nan_to_num(1.0)
+        return top, bottom
 
-    def _features(self, g: Tensor, misfit: Tensor, k: int) -> Tensor:
+    def _features(self, g: Tensor, misfit: Tensor, number: int) -> Tensor:
         cover = self.illumination / self.peak
-        noise = self.noise[:, None, None].expand_as(cover)
         parts = [self.obj.real, self.obj.imag, g.real, g.imag]
-        parts += [
-            torch.log1p(cover),
-            cover / (1 + cover),
-            self.lag,
-            misfit,
-            noise,
-            torch.full_like(cover, k / self.solver.iterations),
-        ]
-        return torch.stack(parts, 1)
+        parts += [torch.log1p(cover), cover / (1 + cover), self.lag, misfit]
+        return self.features_of(torch.stack(parts, 1), number)
+
+    def features_of(self, parts: Tensor, number: int) -> Tensor:
+        """What the network is given in iteration ``number``: ``parts``, (B, 8, H, W), and what is the same everywhere."""
+        one = parts[:, :1]
+        noise = self.noise[:, None, None, None].expand_as(one)
+        k = min(number, self.solver.iterations - 1)
+        return torch.cat([parts, noise, torch.full_like(one, k / self.solver.iterations)], 1)
 
     def _weighed(self, change: Tensor, misfit: Tensor, freedom: Tensor | None) -> Tensor:
         """The network's change: what it may do anywhere, less and less where many frames meet, and what grows
@@ -363,29 +503,3 @@ class _State:
         tied = misfit.clamp_max(1.0) * (cover / (cover + _DIM))
         real = free * change[:, 0] + tied * change[:, 2]
         return torch.complex(real, free * change[:, 1] + tied * change[:, 3])
-
-    def _move_probe(
-        self, k: int, gradients: list[tuple[Tensor | float, Tensor | float]], wrong: Tensor
-    ) -> None:
-        """A step of the probe along the last pass's changes, then its network's, less where little is wrong."""
-        solver = self.solver
-        moves = torch.fft.ifft2(sum(part[0] for part in gradients))
-        bright = sum(part[1] for part in gradients)
-        top = bright.detach().amax((-2, -1), keepdim=True)  # type: ignore[union-attr]
-        step = moves / (bright + solver.damping * top)
-        self.probe = self.probe + solver.beta[k] * step
-        peak = self.peak.sqrt()[:, None]
-        field = torch.fft.fft2(self.probe, norm="ortho")
-        modulus = (field.real.square() + field.imag.square()).sum(1, keepdim=True).add(1e-12).sqrt()
-        seen = torch.fft.ifft2(field * (self._spectrum / modulus - 1), norm="ortho")
-        parts = [self.probe, step, seen]
-        flat = torch.cat([torch.stack([p.real, p.imag], 2) for p in parts], 2) / peak[:, None]
-        own = (self.probe.real.square() + self.probe.imag.square()).sum(1, keepdim=True)
-        extra = torch.stack([bright / top, (own / peak**2 + 1e-9).sqrt()], 2).expand(
-            *flat.shape[:2], -1, -1, -1
-        )
-        flat = torch.cat([flat, extra], 2).flatten(0, 1)
-        change = solver.probe_net(flat).view(*self.probe.shape[:2], 2, self.size, self.size)
-        tied = peak * (4 * wrong).clamp_max(1.0)[:, None, None, None]
-        self.probe = self.probe + torch.complex(change[:, :, 0], change[:, :, 1]) * tied
-        self._illuminate()

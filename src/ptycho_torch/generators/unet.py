@@ -28,12 +28,21 @@ class UNet(nn.Module):
     Pixel-unshuffle by 2, widths ``width * (1, 2, 3, ...)`` over ``levels`` stride-2 levels, residual
     3x3 convolutions with GELU, additive skips, pixel-shuffle; the last layer starts at zero, so a
     fresh network changes nothing. Any even H and W: sides are zero-padded to what the strides need.
+
+    Attributes
+    ----------
+    multiple : int
+        Pixels of the grid on which it pools: moved by so many, the input gives the output moved by as many.
+    reach : int
+        Pixels beyond which no input acts on an output.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, levels: int) -> None:
         super().__init__()
         widths = [width * (i + 1) for i in range(levels + 1)]
         self.multiple = 2 << levels
+        # 3x3 convolutions on a grid of s pixels reach s each: two in a block, one on the way down, three around all.
+        self.reach = sum(3 * (2 << i) for i in range(levels)) + 2 * (2 << levels) + 4 * 2
         self.enter = nn.Conv2d(4 * inputs, width, 3, padding=1)
         self.blocks = nn.ModuleList(_Residual(w) for w in widths)
         self.down = nn.ModuleList(

@@ -38,12 +38,14 @@ class GrowingCanvas:
         self.version = 0
         self._object = np.zeros((0, 0), np.complex64)
         self._light = np.zeros((0, 0), np.float32)
+        self._sigma: NDArray[np.float32] | None = None
         self._origin = np.zeros(2, np.int64)
         self._low = self._high = np.zeros(2, np.int64)  # (x, y) of what was ever lit
 
     def clear(self) -> None:
         """Forget the object, not its size."""
         with self.lock:
+            self._sigma = None
             self._object[:] = 0
             self._light[:] = 0
             self.version += 1
@@ -55,6 +57,7 @@ class GrowingCanvas:
         low = np.rint(origin_xy).astype(np.int64)
         high = low + np.array(obj.shape[::-1])
         with self.lock:
+            self._sigma = None  # those of another object
             self._cover(low, high)
             window = self._window(low, high)
             there, seen = self._object[window], self._light[window]
@@ -67,11 +70,18 @@ class GrowingCanvas:
             self.version += 1
 
     def replace(
-        self, obj: NDArray[np.complex64], light: NDArray[np.float32], origin_xy: NDArray[np.float64]
+        self,
+        obj: NDArray[np.complex64],
+        light: NDArray[np.float32],
+        origin_xy: NDArray[np.float64],
+        sigma: NDArray[np.float32] | None = None,
     ) -> None:
-        """Take another object and light (H, W), pixel [0, 0] at ``origin_xy``, in place of all there is."""
+        """Take another object and light (H, W), pixel [0, 0] at ``origin_xy``, in place of all there is.
+
+        ``sigma`` (2, H, W): error bars of amplitude and phase.
+        """
         with self.lock:
-            self._object, self._light = obj.copy(), light.copy()
+            self._object, self._light, self._sigma = obj.copy(), light.copy(), sigma
             self._origin = self._low = np.rint(origin_xy).astype(np.int64)
             self._high = self._low + np.array(obj.shape[::-1])
             self.version += 1
@@ -92,6 +102,11 @@ class GrowingCanvas:
         with self.lock:
             window = self._window(self._low, self._high)
             return self._object[window].copy(), self._light[window].copy(), self._low.copy(), self.version
+
+    def error_bars(self, version: int) -> NDArray[np.float32] | None:
+        """Return error bars (2, H, W) of a snapshot's amplitude and phase, None where there are none."""
+        with self.lock:
+            return self._sigma if version == self.version else None
 
     def _window(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[slice, slice]:
         (x0, y0), (x1, y1) = (low - self._origin).tolist(), (high - self._origin).tolist()

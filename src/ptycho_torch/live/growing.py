@@ -1,16 +1,19 @@
 """The object grows with the frames: bounded work at a time, the newest first, what is worth it again later.
 
 Each step solves one region of bounded size: new frames that lie close to each other with the nearest of those that
-were there before; or, when nothing is new, the probe on the frames in the middle; or a region whose frames have
-got neighbours since they were solved.
+were there before; or, when nothing is new, a region whose frames have got neighbours since they were solved. What
+takes longer goes on beside, one at a time: how the detector lies, then the probe, on the frames in the middle.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as waited_for
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ from ptycho_torch.live.intake import Arrived, Intake
 from ptycho_torch.live.orientation import Orientation
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.scan.tiling import innermost
+from ptycho_torch.solvers.learned import RegionObject
 
 __all__ = ["Growing", "GrowingOptions"]
 
@@ -40,6 +44,8 @@ _JUDGED: Final = 8
 _STALE: Final = 4
 """New neighbours from which on a frame is solved again."""
 _RECENT: Final = 2000
+_LOOK: Final = 0.01
+"""Seconds between two looks at what goes on beside."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Growing:
         self._count = 0
         self._probed = 0
         self._per_frame = self.options.seconds / 32
+        self._beside: Future[Callable[[], None]] | None = None
 
     @property
     def probe_given(self) -> NDArray[np.complex64] | None:
@@ -128,18 +135,45 @@ class Growing:
             if self._count < _FIRST:
                 return False
             self._begin()
-        if not self.oriented and self._count >= _ORIENTED:
-            self._orient()
-            return True
+        self._adopt(0.0)
+        if self._beside is None:
+            if not self.oriented:
+                if self._count >= _ORIENTED:
+                    self._orient()
+            elif self.options.update_probe and self._count >= 2 * self._probed:
+                self._solve_probe()
         if self._pending:
             self._solve_new()
             return True
-        if self.options.update_probe and self._count >= 2 * self._probed:
-            self._solve_probe()
+        if self._solve_again():
             return True
-        return self._solve_again()
+        if self._beside is not None:
+            self._adopt(_LOOK)
+            return True
+        return False
+
+    def settle(self) -> None:
+        """Finish what goes on beside; a scan that ended before shows how the detector lies with what it has."""
+        self._accept(self.intake.take(self.intake.waiting))
+        if self._count < _FIRST:
+            return
+        if self.probe is None:
+            self._begin()
+        self._adopt(None)
+        if not self.oriented:
+            self._orient()
+            self._adopt(None)
 
     # ---- bookkeeping
+
+    def _adopt(self, seconds: float | None) -> None:
+        """Take over what was done beside, if it is done within some seconds; None: however long that takes."""
+        if self._beside is None:
+            return
+        waited_for([self._beside], seconds)
+        if self._beside.done():
+            done, self._beside = self._beside, None
+            done.result()()
 
     def _accept(self, arrived: list[Arrived]) -> None:
         for each in arrived:
@@ -213,9 +247,16 @@ class Growing:
         return Region(frames, self._positions[index], self.probe, good, self._noise)
 
     def _orient(self) -> None:
+        region = self._region(innermost(self.positions, _TRIED), Orientation("as-is"))
+
+        def tried() -> Callable[[], None]:
+            best, found = which_orientation(region, self.engine)
+            return lambda: self._turn(best, found)
+
+        self._beside = _beside(tried)
+
+    def _turn(self, best: Orientation, found: dict[str, float]) -> None:
         self.oriented = True
-        chosen = innermost(self.positions, _TRIED)
-        best, found = which_orientation(self._region(chosen, Orientation("as-is")), self.engine)
         shown = ", ".join(
             f"{name} {value:.3f}" for name, value in sorted(found.items(), key=lambda i: i[1])[:3]
         )
@@ -223,7 +264,7 @@ class Growing:
         if best.name != self.orientation.name:
             self.orientation = best
             self.canvas.clear()
-            self._probed = 0
+            self.residual = None
             self._stale[: self._count] = _STALE
 
     # ---- regions
@@ -267,7 +308,15 @@ class Growing:
         if self._count < _FIRST:
             return
         index = innermost(self.positions, _PROBE_FRAMES)
-        solved = self.engine.solve(self._region(index), True)
+        region = self._region(index)
+
+        def solved() -> Callable[[], None]:
+            found = self.engine.solve(region, True)
+            return lambda: self._take_probe(index, found)
+
+        self._beside = _beside(solved)
+
+    def _take_probe(self, index: NDArray[np.int64], solved: RegionObject) -> None:
         level = np.float32((self._size / 2) / np.linalg.norm(solved.probe))
         self.probe = (solved.probe * level).astype(np.complex64)
         self.canvas.stitch(solved.object / level, solved.weight * level**2, solved.origin_xy)
@@ -283,8 +332,9 @@ class Growing:
         taken = (time.monotonic() - began) / len(index)
         self._per_frame += 0.3 * (taken - self._per_frame)
         self.steps[kind] += 1
-        if kind == "new":
+        if kind == "new" or self.residual is None:
             self._judge(region)
+        if kind == "new":
             self.busy_seconds += time.monotonic() - began
 
     def _judge(self, region: Region) -> None:
@@ -296,3 +346,17 @@ class Growing:
         low = whole.min(0) - few.size // 2
         found = misfit(few, self.canvas.crop(low, whole.max(0) + few.size - few.size // 2))
         self.residual = found if self.residual is None else self.residual + 0.2 * (found - self.residual)
+
+
+def _beside(work: Callable[[], Callable[[], None]]) -> Future[Callable[[], None]]:
+    """Do work in a thread of its own; what it returns is to be called by the thread that asked for it."""
+    made: Future[Callable[[], None]] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(work())
+        except BaseException as error:  # raised where the result is asked for
+            made.set_exception(error)
+
+    threading.Thread(target=run, name="beside", daemon=True).start()
+    return made

@@ -7,6 +7,7 @@ peer sent, nothing is dropped without being counted, and what waits in memory is
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 _CANVAS_BYTES: Final = 64
 """Memory that a pixel of the canvas takes, all copies counted."""
 _SAID: Final = 200
+_LONGEST_WAIT: Final = 1.0
+"""Seconds that a source waits at once; what takes longer is not its waiting."""
 _BUSY: Final = 0.98
 """Part of its time that a source spends on reading, above which its peer is held up."""
 
@@ -90,7 +93,8 @@ class Intake:
         self.said: deque[tuple[float, str]] = deque(maxlen=_SAID)
         self.ended: set[str] = set()
         self.busy: dict[str, float] = {}
-        self.last_arrival: float | None = None
+        self._last_arrival: float | None = None
+        self._idle: dict[int, float] = {}
         self.resumed = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -98,7 +102,7 @@ class Intake:
         self._pairs: list[Pair] = []
         self._shape: tuple[int, int] | None = None
         self._cut: Cut | None = None
-        self._low = self._high = np.zeros(2)
+        self._extent: tuple[float, float, float, float] | None = None
         self._most_pixels = max(1 << 20, memory_limit() // _CANVAS_BYTES)
         self._waits: dict[int, tuple[float, float, bool]] = {}
         self._resume()
@@ -116,15 +120,17 @@ class Intake:
                 self.expected = expected
             if bad is not None:
                 self._mask(bad)
-            self.ended.clear()
+            self.ended.discard("frame")
             self._say(f"series {printable(series, 60)} begins" + (f", {expected} frames" if expected else ""))
 
     def frame(
         self, number: int, frame: NDArray[Any], xy: Sequence[float] | None = None, series: str | None = None
     ) -> None:
         with self._lock:
-            self.last_arrival = time.monotonic()
+            self._came()
             frames, number = self.pairing.frames, number - self.first
+            if self._closed:
+                return self._refuse(frames, "after the end")
             if series is not None and self.spool.series is not None and series != self.spool.series:
                 return self._refuse(frames, "another series")
             why = self.pairing.takes(number)
@@ -147,8 +153,10 @@ class Intake:
 
     def position(self, number: int, x: float, y: float) -> None:
         with self._lock:
-            self.last_arrival = time.monotonic()
-            self._place(number, x, y)
+            self._came()
+            if self._closed:
+                return self._refuse(self.pairing.positions, "after the end")
+            return self._place(number, x, y)
 
     def refuse(self, kind: str, reason: str) -> None:
         with self._lock:
@@ -168,6 +176,8 @@ class Intake:
     def waited(self, seconds: float) -> None:
         """Keep the share of its time that a source does not wait, over some seconds; say when it never does."""
         now, me = time.monotonic(), threading.get_ident()
+        with self._lock:
+            self._idle[me] = self._idle.get(me, 0.0) + min(seconds, _LONGEST_WAIT)
         since, waited, told = self._waits.get(me, (now, 0.0, False))
         waited += seconds
         if now - since >= 2.0:
@@ -186,6 +196,23 @@ class Intake:
             return self.pairing.knows(number - self.first)
 
     # ---- what the session calls
+
+    def left(self) -> None:
+        """Say that the source of this thread is done."""
+        with self._lock:
+            self._idle.pop(threading.get_ident(), None)
+
+    @property
+    def quiet(self) -> float | None:
+        """Seconds for which sources waited in vain since something came last, None before anything did.
+
+        Time in which a source did not come to look does not count: the program may have been held up itself.
+        """
+        with self._lock:
+            if self._last_arrival is None:
+                return None
+            passed = time.monotonic() - self._last_arrival
+            return min([passed, *self._idle.values()])
 
     def take(self, most: int) -> list[Arrived]:
         """Return up to ``most`` pairs that are new, in the order in which they were complete."""
@@ -211,10 +238,8 @@ class Intake:
     def facts(self) -> dict[str, Any]:
         """Return the account as plain values."""
         with self._lock:
-            missing = self.pairing.missing
-            if self.expected is not None and self._closed:  # until then they are still to come
-                frames = self.pairing.frames
-                missing = max(missing, self.expected - frames.paired - frames.waiting)
+            # Until the end those beyond the highest number are still to come.
+            missing = self.pairing.missing(self.expected if self._closed else None)
             return {
                 "frames": self.pairing.frames.facts(),
                 "positions": self.pairing.positions.facts(),
@@ -226,6 +251,11 @@ class Intake:
             }
 
     # ---- inside, with the lock held
+
+    def _came(self) -> None:
+        self._last_arrival = time.monotonic()
+        for source in self._idle:
+            self._idle[source] = 0.0
 
     def _say(self, text: str) -> None:
         self.said.append((time.time(), text))
@@ -282,22 +312,20 @@ class Intake:
     def _place(self, number: int, x: float, y: float) -> None:
         account = self.pairing.positions
         try:
-            place = np.array([float(x), float(y)]) * self.scale
+            x, y = float(x) * self.scale, float(y) * self.scale
         except (TypeError, ValueError):
             return self._refuse(account, "a position that is no two numbers")
-        if not np.isfinite(place).all():
+        if not (math.isfinite(x) and math.isfinite(y)):
             return self._refuse(account, "a position that is not finite")
-        low, high = np.minimum(self._low, place), np.maximum(self._high, place)
-        if account.received == account.refused.total():
-            low = high = place
-        size = 0 if self.spool.shape is None else self.spool.shape[0]
-        if float(np.prod(high - low + size + 1)) > self._most_pixels:
+        extent = _with(self._extent, x, y)
+        size = 1 if self.spool.shape is None else self.spool.shape[0] + 1
+        if (extent[2] - extent[0] + size) * (extent[3] - extent[1] + size) > self._most_pixels:
             return self._refuse(account, "a position so far off that the canvas would not fit into memory")
         before = account.refused.total()
-        pair = self.pairing.position(number, float(place[0]), float(place[1]))
+        pair = self.pairing.position(number, x, y)
         if account.refused.total() == before:
-            self._low, self._high = low, high
-            self.spool.note(number, float(place[0]), float(place[1]))
+            self._extent = extent
+            self.spool.note(number, x, y)
         self._paired(pair)
         return None
 
@@ -311,11 +339,17 @@ class Intake:
         for slot, number in enumerate(numbers.tolist()):
             self._paired(self.pairing.frame(number, slot))
         for number, x, y in places.tolist():
-            self._low = np.minimum(self._low, (x, y)) if self.pairing.positions.received else np.array([x, y])
-            self._high = (
-                np.maximum(self._high, (x, y)) if self.pairing.positions.received else np.array([x, y])
-            )
+            self._extent = _with(self._extent, x, y)
             self._paired(self.pairing.position(number, x, y))
         self.resumed = len(numbers)
         if self.resumed:
             self._say(f"going on with {self.resumed} frames that an earlier run received")
+
+
+def _with(
+    extent: tuple[float, float, float, float] | None, x: float, y: float
+) -> tuple[float, float, float, float]:
+    """Least x and y and greatest x and y of positions, one more taken in."""
+    if extent is None:
+        return x, y, x, y
+    return min(extent[0], x), min(extent[1], y), max(extent[2], x), max(extent[3], y)

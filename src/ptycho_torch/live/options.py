@@ -30,12 +30,14 @@ class LiveConfig:
         None, "names of x and y: 'X,Y', data sets, attributes or channels of the encoder"
     )
     position_unit: Literal["px", "m", "mm", "um", "nm"] = opt(
-        "px", "unit of the positions; other than object pixels with --pixel-size"
+        "px", "unit of the positions; all but px require --pixel-size"
     )
     frames_key: str | None = opt(None, "data set of the frames, in HDF5 files")
     numbers_key: str | None = opt(None, "data set of the frame numbers, in HDF5 files")
     first_number: int = opt(0, "number that the detector gives to the frame of position 0", ge=0)
-    crop: int | None = opt(None, "take so many detector pixels around the zero frequency", ge=2, le=65536)
+    crop: int | None = opt(
+        None, "width of the square of detector pixels to keep around the zero frequency", ge=2, le=65536
+    )
     centre: str | None = opt(None, "zero frequency on the detector, 'ROW,COLUMN'; default: the middle")
     orientation: str = opt(
         "auto",
@@ -43,23 +45,25 @@ class LiveConfig:
         " 'auto' takes what explains the first hundred frames",
     )
     solving: bool = opt(True, "solve while frames arrive; without it the page shows where there is light")
-    frames: int | None = opt(None, "the scan is complete with so many frames", ge=1)
+    frames: int | None = opt(None, "number of frames in the whole scan; default: as the sender says", ge=1)
     patience: float = opt(
-        10.0, "seconds to wait for other halves once the sender has said that it is all", ge=0
+        10.0, "seconds to wait for missing halves after the sender has ended the scan", ge=0
     )
     silence: float = opt(30.0, "seconds without anything new after which a scan is complete; 0: never", ge=0)
     max_message: int = opt(256, "largest message and largest frame, MiB", ge=1, le=16384)
     max_waiting: int = opt(262_144, "frames, and positions, that may wait for their other half", ge=1)
     page: bool = opt(True, "serve the page")
-    host: str = opt(
-        "127.0.0.1", "address that the page is served on; others than this machine see it on 0.0.0.0"
-    )
+    host: str = opt("127.0.0.1", "address that the page is served on; 0.0.0.0 lets other machines see it")
     port: int = opt(0, "port of the page; 0: one that is free", ge=0, le=65535)
     linger: float = opt(5.0, "seconds for which the page is served after the end", ge=0)
     to_zmq: str | None = opt(None, "also publish the object on this ZeroMQ address")
     to_pva: str | None = opt(None, "also serve the object as NTNDArrays: pva://CHANNEL")
     to_hdf5: bool = opt(False, "also write the growing object to live.h5 (SWMR)")
-    interval: float = opt(1.0, "seconds between two objects on these ways", ge=0.05)
+    interval: float = opt(1.0, "seconds between objects that are published", ge=0.05)
+    uncertainty: bool = opt(
+        False,
+        "at the end, also give each pixel's error bars, and show them on the page; takes about eight times as long",
+    )
     save_scan: bool = opt(False, "also write frames and positions as scan.npz")
 
     def keys(self) -> tuple[str, str] | None:
@@ -82,7 +86,7 @@ class LiveConfig:
             return 1.0
         if pixel_size is None:
             raise ConfigError(
-                f"--position-unit {self.position_unit}: expected with --pixel-size, which turns it into pixels"
+                f"--position-unit {self.position_unit} requires --pixel-size, which turns it into pixels"
             )
         return _UNITS[self.position_unit] / pixel_size
 

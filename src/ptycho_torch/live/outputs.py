@@ -18,14 +18,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.errors import PtychoError
 from ptycho_torch.live.canvas import GrowingCanvas
 from ptycho_torch.live.sources.pva import ndarray_value, serve
-from ptycho_torch.live.sources.sockets import connected
+from ptycho_torch.live.sources.sockets import connected, let_go
 
 __all__ = ["Hdf5Output", "Output", "Outputs", "PvaOutput", "ZmqOutput"]
 
 logger = logging.getLogger(__name__)
 _CHUNK = 128
+_LET_GO = 5.0
+"""Seconds for which subscribers may take the last object."""
 
 
 class Output(ABC):
@@ -63,7 +66,7 @@ class ZmqOutput(Output):
         self._socket.send_multipart([json.dumps(head).encode(), np.ascontiguousarray(obj).tobytes()])
 
     def close(self) -> None:
-        self._socket.close()
+        let_go(self._socket, _LET_GO)
 
 
 class PvaOutput(Output):
@@ -122,8 +125,9 @@ class Hdf5Output(Output):
         grows = {"shape": (1, 1), "maxshape": (None, None), "chunks": (_CHUNK, _CHUNK)}
         file.create_dataset("object", dtype=np.complex64, **grows)
         file.create_dataset("weight", dtype=np.float32, **grows)
-        file.create_dataset("origin_xy", (2,), np.float64)
-        file.create_dataset("version", (1,), np.int64)
+        # In chunks, too: readers beside the writer can open nothing else.
+        file.create_dataset("origin_xy", (2,), np.float64, maxshape=(None,), chunks=(2,))
+        file.create_dataset("version", (1,), np.int64, maxshape=(None,), chunks=(1,))
         file.swmr_mode = True
         return file
 
@@ -162,7 +166,10 @@ class Outputs:
             self._thread.join(10.0)
         self.publish()
         for way in self.ways:
-            way.close()
+            try:
+                way.close()
+            except PtychoError as error:
+                self._say(f"{type(way).__name__}: {error}")
 
     def publish(self) -> None:
         """Send the canvas on all ways, if it is another one than before."""

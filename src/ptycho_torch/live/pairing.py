@@ -149,13 +149,12 @@ class Pairing:
         self._places.clear()
         self.frames.refused, self.positions.refused = +self.frames.refused, +self.positions.refused
 
-    @property
-    def missing(self) -> int:
-        """Numbers below the highest one seen, of which no frame came."""
+    def missing(self, expected: int | None = None) -> int:
+        """Numbers of which no frame came: those below the highest one seen, and below ``expected``."""
         known = np.flatnonzero(self._frame_states)
         highest = np.flatnonzero(self._position_states)
         last = max(known[-1] if len(known) else -1, highest[-1] if len(highest) else -1)
-        return int(last + 1 - len(known))
+        return int(max(last + 1, expected or 0) - len(known))
 
 
 def _grown(states: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:

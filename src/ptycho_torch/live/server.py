@@ -70,20 +70,27 @@ def encoded_image(canvas: GrowingCanvas, edge: int, region: tuple[int, int, int,
     -------
     bytes
         Length of the header (uint32, little-endian), the header (JSON: ``shape``, ``origin``, ``block``, ``extent``
-        of the whole object, ``peak``, ``low``, ``high``, ``version``), amplitude and phase (uint16: 0 where nothing is, else
-        1 to 65535 for 0 to ``peak`` and -pi to pi).
+        of the whole object, ``peak``, ``low``, ``high``, ``version``, ``sigma``), amplitude and phase (uint16: 0 where
+        nothing is, else 1 to 65535 for 0 to ``peak`` and -pi to pi); then, if ``sigma`` holds their two peaks, their
+        error bars, 1 to 65535 for 0 to these.
     """
     obj, light, origin, version = canvas.snapshot()
     whole = [int(origin[0]), int(origin[1]), int(origin[0] + obj.shape[1]), int(origin[1] + obj.shape[0])]
     lit = light > _DARK * light.max(initial=0)
+    sigma = canvas.error_bars(version)
     if region is not None:
         x0, y0, x1, y1 = (int(v) for v in region)
         rows = slice(max(0, y0 - whole[1]), max(0, y1 - whole[1]))
         columns = slice(max(0, x0 - whole[0]), max(0, x1 - whole[0]))
         obj, lit = obj[rows, columns], lit[rows, columns]
+        sigma = None if sigma is None else sigma[:, rows, columns]
         origin = np.array([max(x0, whole[0]), max(y0, whole[1])])
     block = max(1, -(-max(obj.shape) // edge)) if obj.size else 1
+    bars = (
+        [] if sigma is None else [_blocks(np.where(np.isfinite(s), s, 0), lit, block)[0].real for s in sigma]
+    )
     obj, lit = _blocks(obj, lit, block)
+    most = [float(np.quantile(part[lit], 0.995)) if lit.any() else 1.0 for part in bars]
     amplitude = np.abs(obj)
     seen = amplitude[lit]
     peak = float(seen.max(initial=0)) or 1.0
@@ -97,10 +104,12 @@ def encoded_image(canvas: GrowingCanvas, edge: int, region: tuple[int, int, int,
         "low": low,
         "high": high,
         "version": version,
+        "sigma": most or None,
     }
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 4)
     parts = [amplitude / peak, np.angle(obj) / (2 * np.pi) + 0.5]
+    parts += [np.clip(part / (high or 1.0), 0, 1) for part, high in zip(bars, most, strict=True)]
     coded = [np.where(lit, np.rint(1 + part * (_FULL - 1)), 0).astype("<u2").tobytes() for part in parts]
     return struct.pack("<I", len(text)) + text + b"".join(coded)
 
@@ -282,13 +291,16 @@ class Page:
 
     def _npz(self) -> bytes:
         growing = self.session.growing
-        obj, light, origin, _ = growing.canvas.snapshot()
+        obj, light, origin, version = growing.canvas.snapshot()
         arrays: dict[str, Any] = {
             "object": obj,
             "weight": light,
             "origin_xy": origin.astype(np.float64),
             "positions": growing.positions.copy(),
         }
+        sigma = growing.canvas.error_bars(version)
+        if sigma is not None:
+            arrays["sigma_amplitude"], arrays["sigma_phase"] = sigma
         if growing.probe is not None:
             arrays["probe"] = growing.probe
         out = io.BytesIO()

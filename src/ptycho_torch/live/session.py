@@ -107,6 +107,7 @@ class Session:
         if self._stopped:
             return
         self._drain()
+        self.growing.settle()
         self.intake.close()
         self.stage = "last pass"
 
@@ -138,19 +139,26 @@ class Session:
 
     def _read(self, source: Source) -> None:
         """Keep a source read: what fails in it is said, and it is begun anew."""
+        try:
+            self._read_on(source)
+        finally:
+            self.intake.left()
+
+    def _read_on(self, source: Source) -> None:
         while not self._stop.is_set():
             try:
-                source.read(self.intake, self._stop)
-                return
+                return source.read(self.intake, self._stop)
             except PtychoError as error:
                 self._failed = error
-                return
+                return None
             except Exception as error:  # a connection, a file: whatever fails there may come back
                 self.intake.say(
                     f"source failed, trying again: {type(error).__name__}: {one_line(error, 200)}"
                 )
                 logger.debug("source failed", exc_info=True)
                 self._stop.wait(_AGAIN)
+                self.intake.waited(_AGAIN)
+        return None
 
     def _over(self) -> bool:
         intake, ending = self.intake, self.ending
@@ -159,9 +167,9 @@ class Session:
         frames = intake.pairing.frames
         if ending.frames is not None and frames.paired >= ending.frames:
             return True
-        if intake.last_arrival is None:
+        quiet = intake.quiet
+        if quiet is None:
             return False
-        quiet = time.monotonic() - intake.last_arrival
         if ending.silence and quiet >= ending.silence:
             intake.say(f"nothing came for {ending.silence:g} s: the scan is taken for complete")
             return True

@@ -67,7 +67,9 @@ right column read?
             )
     _check_spread(scan.positions, scan.N, f"{where}: {names.get('positions', 'positions')}")
     if scan.probe is not None and not np.any(scan.probe):
-        raise ScanError(f"{where}: {names.get('probe', 'probe')}: expected a probe with power, found zeros")
+        raise ScanError(
+            f"{where}: {names.get('probe', 'probe')}: zero everywhere; give another by --probe-file"
+        )
 
 
 def _check_frames(scan: Scan, where: str) -> None:
@@ -84,7 +86,7 @@ def _check_frames(scan: Scan, where: str) -> None:
         )
     peak = float(facts.high.max())
     if not peak > 0:
-        raise ScanError(f"{where}: expected some signal, found zeros in all {scan.n_frames} frames")
+        raise ScanError(f"{where}: all {scan.n_frames} frames are zero everywhere")
     peak = np.sqrt(peak) if scan.frames.counts else peak
     if not _FAINT < peak < 1 / _FAINT:
         raise ScanError(

@@ -132,9 +132,8 @@ class Cxi(ScanFormat):
         known = scan.geometry
         if known is None or known.energy_ev <= 0 or known.distance_m <= 0:
             raise ScanError(
-                f"{path}: CXI is in metres: expected a scan with photon energy, distance and pixel size,"
-                " found pixels alone; "
-                "give scan.geometry"
+                f"{path}: CXI is in metres, and this scan in pixels: give scan.geometry photon energy, distance and"
+                " pixel size"
             )
         with atomic_path(path) as target, h5py.File(target, "w", locking=False) as file:
             file["cxi_version"] = 160

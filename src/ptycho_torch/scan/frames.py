@@ -203,7 +203,7 @@ class FrameSource(NDArrayOperatorsMixin, ABC):
     def mean_power(self) -> float:
         """Mean over frames of :attr:`power`. Raises :class:`DataError` when there is no signal."""
         if not (len(self) and self.power.sum() > 0):
-            raise DataError(f"frames: expected at least one frame with signal, found {len(self)} without any")
+            raise DataError(f"frames: all {len(self)} are zero everywhere")
         return float(self.power.mean())
 
     @property

@@ -29,7 +29,7 @@ def _checked(positions: Positions, size: int) -> NDArray[np.float64]:
     if points.ndim != 2 or points.shape[1] != 2:
         raise ScanError(f"positions: expected shape (M, 2), found {points.shape}")
     if not np.isfinite(points).all():
-        raise ScanError("positions: expected finite values, found NaN or infinity")
+        raise ScanError("positions: hold NaN or infinity")
     if len(points) < size:
         raise ScanError(
             f"frames: expected at least the {size} that a group needs, found {len(points)};"

@@ -71,7 +71,7 @@ class H5File:
         self, path: Path, external: bool = False, checked: dict[tuple[Path, str], bool] | None = None
     ) -> None:
         if not path.is_file():
-            raise ScanError(f"{path}: expected a regular file; none is there")
+            raise ScanError(f"{path}: not found, or not a regular file")
         self.path, self.external = path, external
         self.linked: list[Path] = []
         self._files: dict[Path, Any] = {}

@@ -260,7 +260,7 @@ def _positions(
         place = str(request.positions)
     if positions is None:
         raise ScanError(
-            f"{where}: positions: expected some, found a file with frames alone; give a file that has them:"
+            f"{where}: positions: there are none in this file; give one that has them:"
             " --positions-file FILE, or open_scan(..., positions=FILE)"
         )
     if len(positions) != len(found.frames):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,9 +158,9 @@ class Npz(ScanFormat):
         if not head.startswith(b"PK"):
             return False
         try:
-            with zipfile.ZipFile(path) as archive:
-                return any(name.endswith(".npy") for name in archive.namelist())
-        except (zipfile.BadZipFile, ValueError, EOFError):
+            with Archive(path) as archive:
+                return bool(archive.keys)
+        except ScanError:
             return False
 
     def read(self, path: Path, request: Request) -> Found:

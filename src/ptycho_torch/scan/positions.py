@@ -39,13 +39,13 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     Raises
     ------
     ScanNotFoundError
-        When there is no such file.
+        When there is not found, or not a regular file.
     ScanError
-        When it expected positions; it holds none.
+        When it holds no positions.
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with positions; no regular file is there")
+        raise ScanNotFoundError(f"{path}: not found, or not a regular file")
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(SIGNATURE):
@@ -59,7 +59,7 @@ def read_positions(path: str | Path) -> tuple[NDArray[np.float64], bool]:
     else:
         found = _from_text(path)
     if not len(found[0]):
-        raise ScanError(f"{path}: expected positions; it holds none")
+        raise ScanError(f"{path}: holds no positions")
     return found
 
 

@@ -84,7 +84,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
     Raises
     ------
     ScanNotFoundError
-        When there is no such file.
+        When there is not found, or not a regular file.
     ScanError
         When it holds no probe.
 
@@ -96,7 +96,7 @@ def read_probe(path: str | Path, size: int | None = None) -> NDArray[np.complex6
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with a probe; no regular file is there")
+        raise ScanNotFoundError(f"{path}: not found, or not a regular file")
     if path.suffix.lower() == ".npy":
         return probe_modes(str(path), "probe", read_npy(path), size)
     with Archive(path) as archive:

@@ -182,7 +182,7 @@ def read_product(path: str | Path) -> Product:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a product file, found nothing there")
+        raise ScanNotFoundError(f"{path}: no such file")
     with opened(path) as file:
         obj = read_array(file, "object")
         obj = obj[None] if obj.ndim == 2 else obj

@@ -204,7 +204,7 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
         )
     try:
         if not path.exists():
-            raise ScanNotFoundError(f"{path}: expected a scan file, found nothing there{similar(path)}")
+            raise ScanNotFoundError(f"{path}: no such file{similar(path)}")
         if not path.is_file():
             kind = "a directory" if path.is_dir() else "a device or pipe"
             raise ScanError(f"{path}: expected a scan file, found {kind}")
@@ -255,7 +255,7 @@ def write_scan(
     if measurement not in MEASUREMENTS[1:]:
         raise ScanError(f"{path}: measurement: expected amplitude or counts, found {measurement!r}")
     if measurement == "counts" and not scan.counts_known:
-        raise ScanError(f"{path}: measurement: expected a scan with known counts, found amplitudes alone")
+        raise ScanError(f"{path}: measurement: the scan's counts are not known; write amplitudes")
     if format is None:
         writing = {name: made for name, made in FORMATS.items() if made().writes}
         named = [name for name, made in FORMATS.items() if path.suffix.lower() in made.suffixes]

@@ -53,7 +53,7 @@ def runs_of(index: NDArray[np.int64] | None, run: Run) -> tuple[NDArray[np.int64
     """
     if index is None:
         if isinstance(run, int):
-            raise ScanError(f"scan_index: expected run {run}, found a file without runs; leave --runs out")
+            raise ScanError(f"scan_index: the file has no runs; leave --runs {run} out")
         return None, False, ""
     numbers, counts = np.unique(index, return_counts=True)
     listed = ", ".join(str(n) for n in numbers[:8]) + (" ..." if len(numbers) > 8 else "")

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tile", "cut_tiles", "innermost"]
+__all__ = ["Box", "Tile", "as_box", "cut_tiles", "innermost", "meeting", "overlapping"]
 
 _EMPTY = 8.0
 """A tile's bounding box over the area of its patches, above which it is cut once more."""
+
+
+Box = tuple[int, int, int, int]
+"""A window of the object plane: first row, first column, height, width, in whole pixels of the scan."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,34 @@ def innermost(positions: NDArray[Any], count: int) -> NDArray[np.int64]:
     middle = positions[np.argmin(np.sum((positions - np.median(positions, axis=0)) ** 2, axis=1))]
     nearest = np.argsort(np.sum((positions - middle) ** 2, axis=1), kind="stable")[:count]
     return np.sort(nearest)
+
+
+def as_box(row: NDArray[np.int64]) -> Box:
+    """Return a row of four numbers as a window."""
+    return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+
+def meeting(mine: Box, theirs: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """Return rows and columns that two windows share, in the one and in the other; None where they share none.
+
+    Examples
+    --------
+    >>> meeting((0, 0, 4, 4), (2, -1, 9, 3))
+    ((slice(2, 4, None), slice(0, 2, None)), (slice(0, 2, None), slice(1, 3, None)))
+    """
+    here, there = [], []
+    for axis in (0, 1):
+        low = max(mine[axis], theirs[axis])
+        high = min(mine[axis] + mine[axis + 2], theirs[axis] + theirs[axis + 2])
+        if low >= high:
+            return None
+        here.append(slice(low - mine[axis], high - mine[axis]))
+        there.append(slice(low - theirs[axis], high - theirs[axis]))
+    return (here[0], here[1]), (there[0], there[1])
+
+
+def overlapping(box: Box, others: NDArray[np.int64]) -> list[int]:
+    """Return which of some windows, (K, 4) like :data:`Box`, share pixels with one."""
+    low, high = np.array(box[:2]), np.array(box[:2]) + box[2:]
+    shares = (others[:, :2] < high) & (others[:, :2] + others[:, 2:] > low)
+    return np.flatnonzero(shares.all(1)).tolist()  # type: ignore[no-any-return]

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError, printable
+from ptycho_torch.errors import DataError, ScanError, ScanNotFoundError
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.images import read_image
 from ptycho_torch.files.npy import read_npy
 
 __all__ = ["OBJECT_NAMES", "grf", "lines", "load_object", "make_object", "siemens", "transmission"]
@@ -98,7 +99,7 @@ def load_object(path: str | Path) -> Complex:
     """
     path = Path(path)
     if not path.is_file():
-        raise ScanNotFoundError(f"{path}: expected a file with an object; no regular file is there")
+        raise ScanNotFoundError(f"{path}: not found, or not a regular file")
     suffix = path.suffix.lower()
     if suffix == ".npz":
         with Archive(path) as archive:
@@ -119,18 +120,12 @@ def load_object(path: str | Path) -> Complex:
 
 
 def _grey(path: Path) -> NDArray[np.float64]:
-    from skimage.io import imread
-
-    try:
-        image = np.asarray(imread(path), dtype=np.float64)
-    except Exception as error:  # readers of images raise whatever they run into
-        raise ScanError(
-            f"{path}: cannot be read as an image, NPZ or NPY file ({printable(error)})"
-        ) from error
+    image = read_image(path)
     if image.ndim == 3:
-        image = image[..., :3].mean(axis=-1)
+        image = image[..., :3].mean(axis=-1, dtype=np.float64)
+    image = image.astype(np.float64, copy=False)
     if image.ndim != 2 or not np.isfinite(image).all() or np.ptp(image) == 0:
-        raise ScanError(f"{path}: expected an image with contrast, found shape {image.shape}")
+        raise ScanError(f"{path}: expected a picture with contrast, found shape {image.shape}")
     return (image - image.min()) / np.ptp(image)
 
 

@@ -96,9 +96,12 @@ def make_positions(
     if height < 0 or width < 0:
         raise DataError(f"object: expected at least {size}x{size} pixels as the probe, found {shape}")
     if step is None and count is None:
-        raise DataError("step: expected a step in pixels or a count of frames, found neither")
-    if (step is not None and not step > 0) or (count is not None and count < 1) or not jitter >= 0:
-        raise DataError(f"step, count, jitter: expected positive values, found {step}, {count}, {jitter}")
+        raise DataError("step: give a step in pixels or a count of frames")
+    for what, value in (("step", step), ("count", count)):
+        if value is not None and not 0 < value < math.inf:
+            raise DataError(f"{what}: expected a finite number above 0, found {value}")
+    if not 0 <= jitter < math.inf:
+        raise DataError(f"jitter: expected a finite number, 0 or more, found {jitter}")
     rng = np.random.default_rng(seed)
     spacing = (
         step if step is not None else max(math.sqrt(max(width, 1) * max(height, 1) / (count or 1)), 1e-6)
@@ -116,7 +119,7 @@ def make_positions(
             points = draw(width, height, spacing)
     if len(points) == 0:
         raise DataError(
-            f"step: expected room for a position in an object {shape}, found none at step {spacing:g}"
+            f"step: no position fits into an object {shape} at step {spacing:g}; choose a smaller one"
         )
     if count is not None:
         if len(points) < count:

@@ -1,11 +1,7 @@
 """The learned solver over a whole scan: tiles with halos, one probe, one canvas.
 
-A scan that fits is one region. A larger one is cut into tiles with halos; the probe is solved for on one tile in
-the middle and taken as known on the others, whose objects then differ by a phase each:
-
-    O = sum_t w_t z_t o_t / sum_t w_t,        w_t = sum of |P_m|^2 over the tile's own frames,   |z_t| = 1
-
-Memory is the canvas and one tile, whatever the number of frames.
+A scan that fits is one region. A larger one is cut into tiles with halos that go in step, see
+:mod:`ptycho_torch.solvers.learned_tiles`. Memory is some canvases and one tile, whatever the number of frames.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,21 +19,21 @@ from torch import Tensor
 from ptycho_torch.bundle.shipped import load_solver
 from ptycho_torch.errors import ConfigError, DataError
 from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
-from ptycho_torch.physics.regions import Placement, place, put_patches, shifted_probes
+from ptycho_torch.physics.regions import Placement, place
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
-from ptycho_torch.scan.tiling import Tile, cut_tiles, innermost
+from ptycho_torch.scan.tiling import Tile, cut_tiles
 from ptycho_torch.solvers import SOLVERS
 from ptycho_torch.solvers.base import Progress, Solver
+from ptycho_torch.solvers.frames import Frames, frames_of, light_of
+from ptycho_torch.solvers.learned_tiles import LearnedTiles
 from ptycho_torch.solvers.options import LearnedOptions, SolverOptions
 from ptycho_torch.solvers.start import provenance_of
 
 __all__ = ["Frames", "Learned", "RegionObject", "frames_of", "light_of", "solve_learned", "solve_region"]
 
 logger = logging.getLogger(__name__)
-_PROBE_FRAMES = 512
-"""Frames on which the probe of a tiled scan is solved for."""
 
 
 @SOLVERS.register("learned")
@@ -113,33 +109,6 @@ class RegionObject:
     probe: NDArray[np.complex64]
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Normalised frames as the solver wants them, read as they are asked for.
-
-    ``read(index)`` gives (m, N, N) float32 amplitudes in the unit of the probe; ``positions``: (M, 2);
-    ``noise``: standard deviation of the amplitudes, 0 where it is not known.
-    """
-
-    read: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    positions: NDArray[np.float64]
-    size: int
-    good: NDArray[np.bool_] | None = None
-    noise: float = 0.0
-
-
-def frames_of(scan: Scan, positions: NDArray[np.float64] | None = None) -> Frames:
-    """Return a scan's frames as the solver wants them, at its own positions or at others."""
-    factor = scan.normalisation
-    return Frames(
-        lambda index: np.asarray(scan.frames[index], dtype=np.float32) * np.float32(factor),
-        scan.positions if positions is None else positions,
-        scan.N,
-        scan.good_pixels,
-        0.5 * factor if scan.counts_known else 0.0,
-    )
-
-
 def solve_learned(
     solver: RegionSolver,
     frames: Frames,
@@ -171,13 +140,13 @@ def solve_learned(
         raise DataError(f"probe: its {probe.shape[-1]} pixels do not fit frames of {frames.size}")
     most = max(1, options.tile_pixels // (frames.size**2 * len(probe)))
     tiles = cut_tiles(frames.positions, frames.size, most, options.halo * frames.size)
+    if len(tiles) > 1:
+        return _solve_tiles(solver, frames, probe, options, tiles, progress)
     solver.eval()
     before, solver.bf16 = solver.bf16, options.bf16
     try:
         with torch.inference_mode():
-            if len(tiles) == 1:
-                return _solve_one(solver, frames, probe, options, progress)
-            return _solve_tiles(solver, frames, probe, options, tiles, progress)
+            return _solve_one(solver, frames, probe, options, progress)
     finally:
         solver.bf16 = before
 
@@ -222,16 +191,6 @@ def solve_region(
     return solution.objects[-1][0], solution.probe[0].cpu().numpy()
 
 
-def light_of(placed: Placement, probe: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Return the summed |P|^2, (H, W), of frames that lie as ``placed`` says; a part of them at a time."""
-    total = torch.zeros(placed.shape)
-    waves = torch.from_numpy(np.ascontiguousarray(probe))
-    for part in torch.arange(len(placed.corners)).split(256):
-        seen = shifted_probes(waves, placed.fractions[part]).abs().square().sum(1)
-        total += put_patches(seen, placed.corners[part], placed.shape)
-    return total.numpy()
-
-
 def _solve_tiles(
     solver: RegionSolver,
     frames: Frames,
@@ -240,33 +199,20 @@ def _solve_tiles(
     tiles: list[Tile],
     progress: Callable[[int, int], None] | None,
 ) -> RegionObject:
-    if options.update_probe:
-        chosen = innermost(frames.positions, _PROBE_FRAMES)
-        _, probe = solve_region(
-            solver, frames, chosen, place(frames.positions[chosen], frames.size), probe, options
-        )
+    total_steps = len(frames.positions)
+    steps = LearnedTiles(solver, frames, tiles, options)
+    steps.run(probe, None if progress is None else lambda d, n: progress(d * total_steps // n, total_steps))
+    end = steps.pieces.get(steps.name)
     whole = place(frames.positions, frames.size)
     canvas = np.zeros(whole.shape, np.complex64)
-    total = np.zeros(whole.shape, np.float32)
-    known = replace(options, update_probe=False)
-    done = 0
-    for tile in tiles:
-        placed = place(frames.positions[tile.frames], frames.size)
-        obj, _ = solve_region(solver, frames, tile.frames, placed, probe, known)
-        own = np.searchsorted(tile.frames, tile.core)
-        core = replace(placed, corners=placed.corners[own], fractions=placed.fractions[own])
-        weight = light_of(core, probe)
-        column, row = np.rint(placed.origin_xy - whole.origin_xy).astype(int)
-        window = np.s_[row : row + placed.shape[0], column : column + placed.shape[1]]
-        found = obj.cpu().numpy()
-        # The halo's light counts for the phase: it is where neighbouring tiles see the same object.
-        overlap = np.vdot(found * weight, canvas[window])
-        turn = overlap / abs(overlap) if abs(overlap) > 0 else 1.0
-        canvas[window] += (found * weight * turn).astype(np.complex64)
-        total[window] += weight
-        done += len(tile.core)
-        if progress is not None:
-            progress(done, len(frames.positions))
-    logger.info("solved %d frames in %d tiles", done, len(tiles))
-    obj_all = np.divide(canvas, total, out=np.zeros_like(canvas), where=total > 0)
-    return RegionObject(obj_all, total, whole.origin_xy, probe)
+    weight = np.zeros(whole.shape, np.float32)
+    row, column = whole.origin_xy[::-1].astype(int)
+    for number, box in enumerate(end["boxes"]):
+        piece, low = steps.pieces.get(steps.name, number), box[:2] - (row, column)
+        window = np.s_[low[0] : low[0] + box[2], low[1] : low[1] + box[3]]
+        canvas[window] += piece["weight"] * piece["object"] * np.complex64(end["turns"][number])
+        weight[window] += piece["weight"]
+    obj = np.divide(canvas, weight, out=np.zeros_like(canvas), where=weight > 0)
+    # In the gauge of the guess, as a scan in one piece is.
+    gain = np.float32(np.linalg.norm(end["raw"]) / np.linalg.norm(end["probe"]))
+    return RegionObject((obj / gain).astype(np.complex64), weight * gain**2, whole.origin_xy, end["raw"])

@@ -170,7 +170,7 @@ def _import() -> tuple[Any, Any]:
         from ptychi.api.task import PtychographyTask
     except (ImportError, RuntimeError) as error:  # torchvision of another torch raises RuntimeError
         raise DependencyError(
-            f"pty-chi: expected to import it, found {type(error).__name__}: {error}; "
+            f"pty-chi cannot be imported ({type(error).__name__}: {error}); "
             "install it with pip install 'ptychopinn[iterative]'"
         ) from error
     return api, PtychographyTask

@@ -2,8 +2,9 @@
 
 Two kinds of pieces, each with its own reason:
 
-- *tiles* with halos, for solvers that see a region as a whole (the learned one, pty-chi's): each is solved by
-  itself, and what is stitched depends on the cut as far as the solver reaches beyond the halo;
+- *tiles* with halos, for solvers that see a region as a whole: the learned one's go in step
+  (:mod:`ptycho_torch.solvers.learned_tiles`), pty-chi's are solved one by one; what is stitched depends on the cut as
+  far as the solver reaches beyond the halo;
 - *cells* (:mod:`ptycho_torch.scan.cells`), for ``epie``: they deal the mini-batches of a sweep, and as they follow
   from the positions alone, the image depends neither on memory nor on the number of processes.
 

@@ -17,10 +17,10 @@ from ptycho_torch.files import atomic_path
 from ptycho_torch.physics.regions import place
 from ptycho_torch.processes import Group, dealt
 from ptycho_torch.scan import Scan
-from ptycho_torch.solvers.learned import light_of
+from ptycho_torch.scan.tiling import Box
+from ptycho_torch.solvers.frames import light_of
 from ptycho_torch.solvers.measured import Measured
 from ptycho_torch.solvers.residual import misfit_sums
-from ptycho_torch.tiles.store import Box
 from ptycho_torch.tiles.sweeps import Canvas
 
 __all__ = ["Judged", "Judging", "write_canvas"]

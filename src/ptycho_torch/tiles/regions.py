@@ -1,4 +1,6 @@
-r"""Solvers that see a region as a whole, in tiles with halos: the learned one, and every engine of pty-chi.
+r"""Solvers that see a region as a whole, in tiles with halos that are solved one by one: every engine of pty-chi.
+
+The learned solver's tiles go in step, see :mod:`ptycho_torch.solvers.learned_tiles`.
 
 The probe is solved for on frames in the middle of the scan and taken as known on the tiles, each of which is
 solved by itself, by any process. Their objects then differ by a phase each, which all overlaps together decide
@@ -18,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
@@ -29,14 +30,14 @@ from ptycho_torch.processes import Group, dealt
 from ptycho_torch.reconstruction.phases import synchronise
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
-from ptycho_torch.scan.tiling import Tile, cut_tiles, innermost
+from ptycho_torch.scan.tiling import Box, Tile, as_box, cut_tiles, innermost, meeting, overlapping
 from ptycho_torch.solvers.base import Progress, Solver
-from ptycho_torch.solvers.learned import Frames, light_of, solve_region
-from ptycho_torch.solvers.options import LearnedOptions, SolverOptions
-from ptycho_torch.tiles.store import Box, Store, meeting, overlapping
+from ptycho_torch.solvers.frames import light_of
+from ptycho_torch.solvers.options import SolverOptions
+from ptycho_torch.tiles.store import Store
 from ptycho_torch.tiles.sweeps import Canvas
 
-__all__ = ["RegionWork", "TileStage", "engine_work", "learned_work", "merge", "tiles_within"]
+__all__ = ["RegionWork", "TileStage", "engine_work", "merge", "tiles_within"]
 
 logger = logging.getLogger(__name__)
 _FEWEST: Final = 8
@@ -82,25 +83,6 @@ def tiles_within(
                 f" {shown_bytes(bytes_a_pixel * pixels)}; raise --memory, use fewer --processes, or give --start flat"
             )
         most //= 2
-
-
-def learned_work(network: Any, frames: Frames, options: LearnedOptions) -> RegionWork:
-    """Return what solves a region with the learned solver."""
-
-    def work(
-        chosen: NDArray[np.int64], placed: Placement, probe: NDArray[np.complex64], moves_probe: bool
-    ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        network.eval()
-        before, network.bf16 = network.bf16, options.bf16
-        try:
-            with torch.inference_mode():
-                settings = replace(options, update_probe=moves_probe and options.update_probe)
-                obj, found = solve_region(network, frames, chosen, placed, probe, settings)
-        finally:
-            network.bf16 = before
-        return obj.cpu().numpy(), found
-
-    return work
 
 
 def engine_work(
@@ -208,8 +190,8 @@ class TileStage:
         for i in range(count):
             one = store.get(name, i)
             levels.append(level(one["object"], one["weight"]))
-            for j in overlapping(_box(boxes[i]), boxes):
-                shared = meeting(_box(boxes[i]), _box(boxes[j]))
+            for j in overlapping(as_box(boxes[i]), boxes):
+                shared = meeting(as_box(boxes[i]), as_box(boxes[j]))
                 if j <= i or shared is None:
                     continue
                 mine, theirs = (a["object"] * a["weight"] for a in (one, store.get(name, j)))
@@ -223,10 +205,6 @@ class TileStage:
         logger.info("%s: %d tiles solved", name, count)
 
 
-def _box(row: NDArray[np.int64]) -> Box:
-    return int(row[0]), int(row[1]), int(row[2]), int(row[3])
-
-
 def merge(stage: str, canvas: Canvas, sweep: int, group: Group) -> None:
     """Lay the tiles of a stage onto the canvas of cells, as what a sweep has come to."""
     store, target = canvas.store, Canvas.stage(sweep)
@@ -238,7 +216,7 @@ def merge(stage: str, canvas: Canvas, sweep: int, group: Group) -> None:
         box = canvas.boxes[todo[n]]
         total, weight = np.zeros(box[2:], np.complex64), np.zeros(box[2:], np.float32)
         for tile in overlapping(box, end["boxes"]):
-            shared = meeting(box, _box(end["boxes"][tile]))
+            shared = meeting(box, as_box(end["boxes"][tile]))
             if shared is not None:
                 piece, (mine, theirs) = store.get(stage, tile), shared
                 turned = piece["object"][theirs] * np.complex64(end["turns"][tile])

@@ -22,42 +22,14 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, printable
 from ptycho_torch.files import write_bytes_atomic, write_text_atomic
 
-__all__ = ["Box", "Store", "meeting", "overlapping"]
+__all__ = ["Store"]
 
 _PLAN: Final = "plan.json"
 _FORMAT: Final = "ptychopinn-tiles-1"
 _RECENT: Final = 12
 """Pieces that are kept once read: a cell and its neighbours."""
 
-Box = tuple[int, int, int, int]
-"""A window of the object plane: first row, first column, height, width, in whole pixels of the scan."""
 Arrays = dict[str, NDArray[Any]]
-
-
-def meeting(mine: Box, theirs: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Return rows and columns that two windows share, in the one and in the other; None where they share none.
-
-    Examples
-    --------
-    >>> meeting((0, 0, 4, 4), (2, -1, 9, 3))
-    ((slice(2, 4, None), slice(0, 2, None)), (slice(0, 2, None), slice(1, 3, None)))
-    """
-    here, there = [], []
-    for axis in (0, 1):
-        low = max(mine[axis], theirs[axis])
-        high = min(mine[axis] + mine[axis + 2], theirs[axis] + theirs[axis + 2])
-        if low >= high:
-            return None
-        here.append(slice(low - mine[axis], high - mine[axis]))
-        there.append(slice(low - theirs[axis], high - theirs[axis]))
-    return (here[0], here[1]), (there[0], there[1])
-
-
-def overlapping(box: Box, others: NDArray[np.int64]) -> list[int]:
-    """Return which of some windows, (K, 4) like :data:`Box`, share pixels with one."""
-    low, high = np.array(box[:2]), np.array(box[:2]) + box[2:]
-    shares = (others[:, :2] < high) & (others[:, :2] + others[:, 2:] > low)
-    return np.flatnonzero(shares.all(1)).tolist()  # type: ignore[no-any-return]
 
 
 class Store:

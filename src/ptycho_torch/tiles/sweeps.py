@@ -31,11 +31,12 @@ from ptycho_torch.processes import Group, dealt
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.cells import PHASES, Cell, deal_cells
 from ptycho_torch.scan.prefetch import one_ahead, stretches
+from ptycho_torch.scan.tiling import Box, meeting, overlapping
 from ptycho_torch.solvers.base import Progress
 from ptycho_torch.solvers.epie import REACH, Iteration
 from ptycho_torch.solvers.measured import Measured
 from ptycho_torch.solvers.options import RefineOptions
-from ptycho_torch.tiles.store import Box, Store, meeting, overlapping
+from ptycho_torch.tiles.store import Store
 
 __all__ = ["Canvas", "Sweeps", "boxes_of"]
 

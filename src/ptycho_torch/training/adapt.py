@@ -21,9 +21,10 @@ from torch import Tensor
 from ptycho_torch.bundle.shipped import solver_of
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
-from ptycho_torch.errors import ConfigError, DataError, Interrupted, TrainingError
-from ptycho_torch.generators.region_solver import RegionSolver
+from ptycho_torch.errors import DataError, Interrupted, TrainingError
+from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject
+from ptycho_torch.processes import current
 from ptycho_torch.scan import Scan, group_neighbours
 from ptycho_torch.solvers import LearnedOptions
 from ptycho_torch.training.callbacks import Bar, Watch
@@ -32,6 +33,7 @@ from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.maker import Maker
 from ptycho_torch.training.material import Labelled, Material, Withheld, on_device
 from ptycho_torch.training.pretrain import region_loss, relative_error
+from ptycho_torch.training.sharing import backward, part_of, regions_of
 from ptycho_torch.training.state import (
     RESUME_NAME,
     load_state,
@@ -80,23 +82,20 @@ def adapt(
 
     Raises
     ------
-    ConfigError
-        For several devices.
+    ProcessLost
+        Where another process of the job has ended.
     TrainingError
         When a loss is not finite.
     Interrupted
         When a signal came before the first step.
     """
     watch, execution = watch or Watch(), execution or ExecutionConfig()
-    if execution.devices > 1:
-        raise ConfigError(
-            f"devices: expected 1, found {execution.devices}; adaptation runs on one device, --init scratch on several"
-        )
     torch.manual_seed(config.seed)
     began = time.monotonic()
     group_neighbours(scans[0].positions, config.model.gridsize, n_groups=1, seed=config.seed)  # or refuses to
     state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
-    if watch.on_start is not None:
+    group = current()
+    if watch.on_start is not None and group.first:
         watch.on_start(config)
     device = torch.device(device_of(execution.accelerator))
     maker = Maker(config, weights, device, watch)
@@ -105,14 +104,14 @@ def adapt(
     pair = maker.pair(scans[0], materials[0])
     run = _Run(pair, materials, judged, config, device, workdir, watch)
     run.solver.bf16 = run.average.bf16 = execution.precision == "bf16"
-    run.logger = logger_of(execution.logger, workdir)
+    run.logger = logger_of(execution.logger if group.first else "none", workdir)
     run.begin(state, time.monotonic() - began)
-    bar = Bar() if execution.progress else None
+    bar = Bar() if execution.progress and group.first else None
     try:
         return run.done(maker.residuals, bar)
     finally:
         if bar is not None:
-            bar.stop(done=run.progress >= 1.0)
+            bar.stop(done=run.used >= 1.0)
 
 
 class _Run:
@@ -129,7 +128,8 @@ class _Run:
         watch: Watch,
     ) -> None:
         self.pair, self.config, self.device, self.watch = pair, config, device, watch
-        self.path = None if workdir is None else workdir / RESUME_NAME
+        self.group = current()
+        self.path = None if workdir is None or not self.group.first else workdir / RESUME_NAME
         self.materials = materials
         kept = solver_of(pair[1])
         assert kept is not None
@@ -144,6 +144,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.first: dict[str, float] = {}
+        self.used = 0.0
         self.best, self.best_weights = 1.0, {k: v.clone() for k, v in kept.state_dict().items()}
         self.logger: Any = False
         self._began = time.monotonic()
@@ -153,7 +154,7 @@ class _Run:
         """Begin, or go on from a state; ``before``: seconds that were used already."""
         self.before = before
         if state is None:
-            self.first = self.figures()
+            self.first = self.group.shared(self.figures)
             self._on_best()
             return
         parts, facts = state
@@ -206,7 +207,7 @@ class _Run:
 
     @property
     def progress(self) -> float:
-        """Part of the budget that is used, 0 to 1."""
+        """Part of the budget that is used by this process's clock, 0 to 1; see ``used``."""
         planned = min(self.config.nepochs * self.epoch_steps, self.config.max_steps or 2**62)
         done = self.step / planned
         if self.config.max_minutes is not None:
@@ -214,13 +215,16 @@ class _Run:
         return min(done, 1.0)
 
     def done(self, residuals: list[float], bar: Bar | None = None) -> Trained:
-        """Take steps until the budget is used up or a signal comes; return the best weights."""
+        """Take steps until the budget is used up or a signal comes; return the best weights.
+
+        Of several processes none leaves alone: before every step they agree on signals, and on the first one's clock.
+        """
         stopping, stale = self.watch.stopping, 0
         stopping.defer(lambda: None)
         self._began = time.monotonic()
         if bar is not None:
             bar.start()
-        while (self.progress < 1.0 or not self.step) and stopping.number is None:
+        while self._agreed() is None and (self.used < 1.0 or not self.step):
             self.advance()
             if bar is not None:
                 bar.show(self.progress, self.losses[-1])
@@ -245,8 +249,15 @@ class _Run:
             *self.pair, self.config, self.history, self.best, self.seconds, stopping.number, residuals
         )
 
+    def _agreed(self) -> int | None:
+        """The signal that any process was sent; sets ``used``, part of the budget by the first one's clock."""
+        stopping = self.watch.stopping
+        stopping.number = stopping.number or self.group.most(stopping.number or 0) or None
+        self.used = self.group.shared(lambda: self.progress)
+        return stopping.number
+
     def _rate(self) -> float:
-        progress = self.progress
+        progress = self.used
         warmup = max(self.config.warmup_steps, 1)
         rise = min(1.0, max((self.step + 1) / warmup, progress / 0.1))
         return self.config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * progress))
@@ -255,9 +266,7 @@ class _Run:
         """One step: a task, its gradient, the average."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        loss = self._loss(self.step)
-        self.optimiser.zero_grad()
-        loss.backward()
+        loss = self._backward(self.step)
         largest = self.config.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.solver.parameters(), largest)
         if not math.isfinite(float(loss.detach()) + float(norm)):
@@ -273,17 +282,35 @@ class _Run:
                 mean.lerp_(value, 1 - keep)
         self.losses.append(float(loss.detach()))
 
-    def _loss(self, step: int) -> Tensor:
+    def _backward(self, step: int) -> Tensor:
+        """The loss of a step's task, whose gradients are set."""
         rng = np.random.default_rng([self.config.seed, step])
         material = self.materials[step % len(self.materials)]
-        if material.image is None:
-            singles = material.drawn_groups(rng, self.config.batch_size, 1)
-            return equivariance(self.solver, on_device(singles.given, self.device), rng)
-        if rng.random() < self.config.joint_share:
+        if material.image is not None and rng.random() < self.config.joint_share:
             count = int(rng.choice(_ITERATIONS))
-            return self._predicted(self.solver, material.withheld(rng, _REGIONS), count).mean()
-        groups = material.drawn_groups(rng, self.config.batch_size, self.members)
-        return region_loss(*self._compared(self.solver, groups))
+            task = material.withheld(rng, _REGIONS)
+
+            def predicted(own: Tensor) -> Tensor:
+                part = Withheld(self._own(task.given, own), regions_of(task.hidden, own))
+                return self._predicted(self.solver, part, count).mean()
+
+            return backward(predicted, len(task.given.probe), self.solver, self.group)
+        single = material.image is None
+        groups = material.drawn_groups(rng, self.config.batch_size, 1 if single else self.members)
+
+        def of_groups(own: Tensor) -> Tensor:
+            given = self._own(groups.given, own)
+            if single:
+                return equivariance(self.solver, given, rng)
+            part = Labelled(given, groups.objects[own], groups.known[own])
+            return region_loss(*self._compared(self.solver, part))
+
+        return backward(of_groups, len(groups.given.probe), self.solver, self.group)
+
+    def _own(self, given: RegionFrames, own: Tensor) -> RegionFrames:
+        """This process's regions of a batch, for the solver."""
+        given = on_device(given, self.device)
+        return given if self.group.size == 1 else part_of(self.solver, given, own)
 
     def _predicted(self, solver: RegionSolver, task: Withheld, iterations: int) -> Tensor:
         """R_w of each region."""
@@ -333,7 +360,7 @@ class _Run:
 
     def _judge(self, save: bool = True) -> None:
         """A row of the history; the averaged weights are kept if they are the best."""
-        now = self.figures()
+        now = self.group.shared(self.figures)
         score = sum(now[name] / max(self.first[name], 1e-12) for name in now) / len(now)
         if not math.isfinite(score):
             raise TrainingError(
@@ -361,7 +388,7 @@ class _Run:
             self._on_best()
         if save:
             self._save()
-        if self.watch.on_row is not None:
+        if self.watch.on_row is not None and self.group.first:
             self.watch.on_row(self.history)
 
     def _put_best(self) -> None:
@@ -369,5 +396,5 @@ class _Run:
 
     def _on_best(self) -> None:
         self._put_best()
-        if self.watch.on_best is not None:
+        if self.watch.on_best is not None and self.group.first:
             self.watch.on_best(*self.pair, self.config, self.history)

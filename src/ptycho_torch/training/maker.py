@@ -15,6 +15,7 @@ from ptycho_torch.bundle.shipped import solver_of
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject, build_pair, default_probe
+from ptycho_torch.processes import current
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.tiling import innermost
@@ -80,7 +81,8 @@ class Maker:
         held = np.zeros(scan.n_frames, dtype=bool)
         count = min(max(round(share * scan.n_frames), 1 if share else 0), scan.n_frames // 4)
         held[np.random.default_rng([self.config.seed, 7]).choice(scan.n_frames, count, replace=False)] = True
-        rec = self._image(scan, held) if overlaps(scan, scan.N) else None
+        # Every process would find the same but for rounding, which differs between machines.
+        rec = current().shared(lambda: self._image(scan, held)) if overlaps(scan, scan.N) else None
         return Material.of(scan, guess, held, rec)
 
     def _image(self, scan: Scan, held: NDArray[np.bool_]) -> Reconstruction:

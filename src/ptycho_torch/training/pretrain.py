@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import time
@@ -19,7 +20,9 @@ from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.generators.region_solver import RegionSolver, Solution
+from ptycho_torch.processes import current
 from ptycho_torch.training.examples import Example, Examples, Recipe
+from ptycho_torch.training.sharing import backward, part_of
 from ptycho_torch.training.state import (
     RESUME_NAME,
     load_state,
@@ -102,6 +105,8 @@ def pretrain(
 ) -> Pretrained:
     """Train a :class:`RegionSolver` on simulated regions and keep state and log in ``folder``.
 
+    Of several processes each takes some of a step's regions, and the first one writes.
+
     Parameters
     ----------
     folder : path
@@ -126,7 +131,7 @@ def pretrain(
         run.advance()
         if run.step % options.save_every == 0 or run.step == options.steps:
             run.keep()
-        if progress is not None:
+        if progress is not None and run.group.first:
             progress(run.step, options.steps, run.text)
     run.average.eval().requires_grad_(False)
     return Pretrained(run.average, run.history, run.seconds)
@@ -140,11 +145,23 @@ def _renewed(solver: RegionSolver) -> RegionSolver:
     return fresh
 
 
+def _part(solver: RegionSolver, example: Example, regions: Tensor) -> Example:
+    """Some regions of an example."""
+    return dataclasses.replace(
+        example,
+        frames=part_of(solver, example.frames, regions),
+        truth=example.truth[regions],
+        weight=example.weight[regions],
+        probe=example.probe[regions],
+    )
+
+
 class _Run:
     """Weights, their average, the optimiser, and how far they are."""
 
     def __init__(self, folder: Path, options: PretrainOptions, examples: Examples) -> None:
         self.folder, self.options, self.examples = folder, options, examples
+        self.group = current()
         torch.manual_seed(options.seed)
         self.solver = RegionSolver() if options.init is None else _renewed(load_solver(options.init))
         self.solver.to(options.device)
@@ -179,14 +196,16 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         iterations = _ITERATIONS[self.step % len(_ITERATIONS)]
-        solution = self.solver(
-            example.frames, update_probe=example.update_probe, iterations=iterations, keep=True
-        )
-        loss = region_loss(solution, example)
+
+        def of(regions: Tensor) -> Tensor:
+            part = example if self.group.size == 1 else _part(self.solver, example, regions)
+            blind = part.update_probe
+            solution = self.solver(part.frames, update_probe=blind, iterations=iterations, keep=True)
+            return region_loss(solution, part)
+
+        loss = backward(of, len(example.truth), self.solver, self.group)
         if not torch.isfinite(loss):
             raise TrainingError(f"loss: not finite at step {self.step}; the last state is kept")
-        self.optimiser.zero_grad()
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.solver.parameters(), self.options.clip)
         self.optimiser.step()
         self.step += 1
@@ -210,7 +229,9 @@ class _Run:
         return {kind: round(sum(errors) / len(errors), 5) for kind, errors in sorted(kinds.items())}
 
     def keep(self) -> None:
-        """Writes the state and a row of the log."""
+        """Writes the state and a row of the log; of several processes the first one does."""
+        if not self.group.first:
+            return
         row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 1), "rate": self._rate()}
         row["loss"] = round(sum(self._losses) / max(len(self._losses), 1), 5)
         row |= self.figures()

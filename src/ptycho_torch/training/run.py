@@ -84,11 +84,6 @@ def fit(
         config, initial = initial_weights(config)
         config, scan = checked(scans[0], config, execution, None if initial is not None else validation)
         if initial is not None and config.model.unrolled_form in REGION_FORMS:
-            if current().size > 1:
-                raise ConfigError(
-                    f"--init {config.init}: adaptation runs in one process, found {current().size};"
-                    " --init scratch trains in several"
-                )
             return adapt(
                 [scan, *scans[1:]],
                 config,

@@ -104,7 +104,7 @@ def _aligned(
     wanted = np.asarray(truth)[theirs].astype(np.complex128)
     say = _say(rec.weight)[ours]
     if not np.any(image * say) or not np.any(wanted * say):
-        raise DataError("objects: expected some signal in the common region, found zeros")
+        raise DataError("objects: zeros everywhere in the common region, so there is nothing to align")
     fit = _fitted(image, wanted, say, search)
     image = Movable(turned(image, fit.ramp_xy)).at(fit.shift_xy)
     scale = float(np.sum(say * np.abs(image) * np.abs(wanted)) / np.sum(say * np.abs(image) ** 2))

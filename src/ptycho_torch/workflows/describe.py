@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ptycho_torch.bundle.inspect import inspect_bundle
-from ptycho_torch.errors import ScanError, ScanNotFoundError
+from ptycho_torch.errors import ScanError, ScanNotFoundError, printable
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.regular import open_regular, similar
 from ptycho_torch.result import Reconstruction, load_reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import LearnedOptions
@@ -78,7 +79,9 @@ def describe(path: str | Path, **reading: Any) -> Described:
     """
     path = Path(path)
     if not path.exists():
-        raise ScanNotFoundError(f"{path}: there is no such file; give a scan, a bundle or a reconstruction")
+        raise ScanNotFoundError(
+            f"{printable(path, 1000)}: there is no such file; give a scan, a bundle or a reconstruction{similar(path)}"
+        )
     if path.is_dir() and (path / "reconstruction.npz").is_file():
         path = path / "reconstruction.npz"
     kind = _kind(path)
@@ -95,9 +98,12 @@ def _kind(path: Path) -> str:
     """``bundle`` for a folder or an archive with a manifest, ``result`` for an NPZ with an object and its weight."""
     if path.is_dir():
         return "bundle"
-    with path.open("rb") as stream:
-        if stream.read(2) != b"PK":
-            return "scan"
+    try:
+        with open_regular(path) as stream:
+            if stream.read(2) != b"PK":
+                return "scan"
+    except OSError as error:
+        raise ScanError(f"{printable(path, 1000)}: cannot be read ({error.strerror or error})") from error
     try:
         with Archive(path) as archive:
             if all(key in archive for key in ("object", "weight", "origin_xy")):

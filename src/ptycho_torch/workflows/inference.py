@@ -254,8 +254,9 @@ def _solved_in_pieces(
 ) -> ReconstructionOutputs:
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
     patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
-    options = polishing(job.flat, patience) if refinement is None else given
-    otherwise = polishing(True, patience) if refinement is None else given
+    photons = photons_per_pixel(job.scan)
+    options = polishing(job.flat, patience, photons) if refinement is None else given
+    otherwise = polishing(True, patience, photons) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
     learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
     piece_job = PieceJob(
@@ -326,8 +327,8 @@ def _job(
     geometry = product if isinstance(product, Geometry) else scan.geometry
     if product and geometry is None:
         raise DataError(
-            f"{described(scan).get('name', 'scan')}: a product is in metres: expected a scan that says its "
-            "pixel size, found one in pixels; give pixel size, energy and distance"
+            f"{described(scan).get('name', 'scan')}: a product is in metres, and this scan in pixels: "
+            "give pixel size, energy and distance"
         )
     wanted = geometry if product else None
     # A network that was trained elsewhere has seen no frame of this scan; a solver is to miss a few.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -123,7 +124,9 @@ def live_to(
     validate(config)
     validate(execution, "execution.")
     if inputs.product and inputs.geometry is None:
-        raise ConfigError("--product: expected with --pixel-size, --energy and --distance")
+        raise ConfigError("--product requires --pixel-size, --energy and --distance")
+    inference = copy.copy(inference or InferenceConfig())
+    inference.uncertainty |= config.uncertainty
     network = network_of(inputs.bundle, device_of(execution.accelerator))
     probe = None if inputs.probe is None else read_probe(inputs.probe)
     folder = ensure_output_dir(output_dir)
@@ -275,7 +278,10 @@ def _recorded(
 
 
 def _show_result(session: Session, rec: Reconstruction) -> None:
-    session.growing.canvas.replace(rec.object, rec.weight, rec.origin_xy)
+    sigma = None
+    if rec.sigma_amplitude is not None and rec.sigma_phase is not None:
+        sigma = np.stack([rec.sigma_amplitude, rec.sigma_phase])
+    session.growing.canvas.replace(rec.object, rec.weight, rec.origin_xy, sigma)
     session.result = {
         "residual of the result": rec.residual,
         "of frames withheld": rec.residual_withheld,

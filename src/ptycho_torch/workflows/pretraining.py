@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -18,6 +19,7 @@ from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.generators.unrolled import Unrolled
 from ptycho_torch.model import build_pair, default_probe
 from ptycho_torch.model_manager import save_torch_bundle
+from ptycho_torch.processes import current
 from ptycho_torch.report.figures import figure_png, pretraining_figure
 from ptycho_torch.report.tables import json_text
 from ptycho_torch.training.pretrain import Pretrained, PretrainOptions, pretrain
@@ -35,7 +37,7 @@ _SIZE = 64
 
 @dataclass
 class PretrainingOutputs:
-    """The weights, all files by name, and what ``metrics.json`` says."""
+    """The weights, all files by name, and what ``metrics.json`` says; both empty on processes but the first."""
 
     pretrained: Pretrained
     files: dict[str, Path]
@@ -97,13 +99,18 @@ def pretrain_to(
     """
     options = options or PretrainOptions()
     validate(options)
-    run = RunFolder(output_dir)
+    run, group = RunFolder(output_dir), current()
     folder = run.path
     try:
-        with run.held(), Stopping():
-            _make_way(folder, resume, force)
+        with contextlib.ExitStack() as held, Stopping():
+
+            def begin() -> None:
+                held.enter_context(run.held())
+                _make_way(folder, resume, force)
+
+            group.shared(begin)
             done = pretrain(folder, options, resume=resume, progress=progress)
-            return _written(folder, done, options)
+            return _written(folder, done, options) if group.first else PretrainingOutputs(done, {}, {})
     except Interrupted as stop:
         raise Interrupted(stop.number, _what_exists(folder)) from None
 

@@ -214,12 +214,12 @@ class RunFolder:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DataError(
-                f"{path}: no such file: expected the folder of a run that 'ptychopinn train' began"
+                f"{path}: no such file; --resume takes the folder of a run that 'ptychopinn train' began"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not readable: {printable(error)}") from error
         if not isinstance(found, dict) or found.get("run") != _FORMAT:
-            raise DataError(f"{path}: expected what 'ptychopinn train' writes, found something else")
+            raise DataError(f"{path}: not written by 'ptychopinn train'")
         return found
 
     def scan_file(self, given: ScanFile | None) -> ScanFile:

@@ -18,7 +18,6 @@ from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import default_probe
 from ptycho_torch.reconstruction.predict import reconstruct as predict
-from ptycho_torch.report.figures import shown_frames
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.remembered import RememberedFrames
@@ -38,6 +37,7 @@ __all__ = [
     "probe_of",
     "read_once",
     "reconstruct",
+    "same_beam",
     "solve",
     "starts_flat",
 ]
@@ -191,7 +191,7 @@ def solve(
     """
     assert network.solver is not None
     options = options or LearnedOptions()
-    if network.probe is not None and _same_beam(scan, network.probe):
+    if network.probe is not None and same_beam(scan, network.probe):
         scan = replace(scan, probe=np.asarray(network.probe, dtype=np.complex64))
     else:
         scan = with_probe(scan)
@@ -209,7 +209,7 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     return SOLVERS.get("epie")(device).solve(part, None, options).probe
 
 
-def _same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
+def same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
     """Whether a probe is a better known form of a scan's guess, or all there is, and not another one."""
     if probe.shape[-1] != scan.N or scan.probe is None:
         return probe.shape[-1] == scan.N
@@ -332,6 +332,8 @@ def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
     frames = scan.frames
     if not frames.files:
         return scan
+    from ptycho_torch.report.figures import shown_frames  # brings matplotlib, half a second
+
     each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
     needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
     seen = np.flatnonzero(~hidden)

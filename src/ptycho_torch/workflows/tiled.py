@@ -28,17 +28,18 @@ from ptycho_torch.processes import ALONE, Group
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Geometry, Scan
 from ptycho_torch.scan.product import Product, write_product
-from ptycho_torch.scan.tiling import Tile
+from ptycho_torch.scan.tiling import Box, Tile
 from ptycho_torch.solvers import LearnedOptions, Progress, RefineOptions, Solver, SolverOptions
 from ptycho_torch.solvers.epie import REACH, Epie
-from ptycho_torch.solvers.learned import frames_of
+from ptycho_torch.solvers.frames import frames_of
+from ptycho_torch.solvers.learned_tiles import LearnedTiles
 from ptycho_torch.solvers.start import provenance_of
 from ptycho_torch.tiles.finish import Judging, write_canvas
-from ptycho_torch.tiles.regions import TileStage, engine_work, learned_work, merge, tiles_within
-from ptycho_torch.tiles.store import Box, Store
+from ptycho_torch.tiles.regions import TileStage, engine_work, merge, tiles_within
+from ptycho_torch.tiles.store import Store
 from ptycho_torch.tiles.sweeps import Canvas, Sweeps
 from ptycho_torch.workflows.run_folder import identity
-from ptycho_torch.workflows.solving import Network, probe_of, with_probe
+from ptycho_torch.workflows.solving import Network, probe_of, same_beam, with_probe
 
 __all__ = ["CANVAS_NAME", "STATE_NAME", "PieceJob", "Pieces", "Solved", "fits", "solve_in_pieces"]
 
@@ -279,7 +280,7 @@ def _begun(store: Store, job: PieceJob, pieces: Pieces) -> int:
     plan = job.plan()
     there = store.plan()
     if there is None and store.folder.exists():
-        raise OutputError(f"{store.folder}: expected nothing, or the state of a reconstruction; remove it")
+        raise OutputError(f"{store.folder}: is no state of a reconstruction; remove it")
     if there is not None and not pieces.resume:
         raise OutputError(
             f"{store.folder}: holds a reconstruction that was ended; --resume goes on with it, or remove that"
@@ -311,7 +312,7 @@ def _started(
     if job.learned is None:
         return normalise_probe(seen.probe)
     assert network.solver is not None
-    if network.probe is not None and network.probe.shape[-1] == seen.N:
+    if network.probe is not None and same_beam(job.scan, network.probe):
         seen = dataclasses.replace(seen, probe=np.asarray(network.probe, dtype=np.complex64))
     elif job.learned.update_probe and not group.shared(lambda: store.has("tiles", "probe")):
         given = seen
@@ -319,10 +320,8 @@ def _started(
     assert seen.probe is not None
     probe = normalise_probe(seen.probe)
     tiles = job.tiles(seen, pixels)
-    work = learned_work(network.solver.to(job.device), frames_of(seen), job.learned)
-    middle = max(1, min(512, pixels // len(probe) // seen.N**2))
-    stage = TileStage("tiles", seen, work, store, group, middle)
-    stage.run(tiles, probe, progress)
+    solver = network.solver.to(job.device)
+    LearnedTiles(solver, frames_of(seen), tiles, job.learned, store, group).run(probe, progress)
     end = store.get("tiles")
     canvas.flat = complex(float(end["flat"]))
     merge("tiles", canvas, 0, group)
@@ -347,7 +346,7 @@ def _refined(
     if isinstance(job.solver, Epie) and isinstance(options, RefineOptions):
         return {**found, **_swept(job, seen, canvas, probe, options, pieces, listeners[1])}
     if options.update_positions:
-        raise ConfigError("--refine-positions: in pieces expected the engine epie, found another")
+        raise ConfigError("--refine-positions in pieces requires --engine epie")
     began = None if job.learned is None else canvas
     work = engine_work(job.solver, seen, options, began, 0)
     tiles = tiles_within(seen.positions, seen.N, pixels // len(probe), float(seen.N))

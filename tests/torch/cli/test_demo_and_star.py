@@ -15,7 +15,7 @@ from ptycho_torch.result import load_reconstruction
 
 @pytest.mark.slow
 def test_the_demo_works(tmp_path: Path) -> None:
-    done = process("demo", "-o", tmp_path, "--steps", "10", "--json")
+    done = process("demo", "-o", tmp_path, "--steps", "4", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     images = result["images"]
@@ -35,23 +35,14 @@ def test_the_demo_works(tmp_path: Path) -> None:
 def test_the_real_star(shared: Path, tmp_path: Path) -> None:
     star = shared / "data" / "siemens_star_aps.npz"
     small = [
-        "--probe-sweeps",
-        "12",
-        "--max-minutes",
-        "none",
-        "--max-steps",
-        "4",
-        "--n-groups",
-        "16",
-        "--batch-size",
-        "2",
-    ]
+        "--crop", "64", "--probe-sweeps", "12", "--max-minutes", "none", "--max-steps", "4", "--n-groups", "16",
+        "--batch-size", "2",
+    ]  # fmt: skip
     done = process("train", star, "-o", tmp_path / "run", *small)
     assert done.returncode == 0, done.stderr
     assert "516 frames" in done.stderr
-    done = process(
-        "reconstruct", star, "--model", tmp_path / "run", "-o", tmp_path / "image", "--refine", "12", "--json"
-    )
+    image = ["-o", tmp_path / "image", "--crop", "64", "--refine", "12", "--json"]
+    done = process("reconstruct", star, "--model", tmp_path / "run", *image)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["residual"] < 0.02
     rec = load_reconstruction(tmp_path / "image" / "reconstruction.npz")

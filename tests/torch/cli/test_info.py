@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_nothing_and_noise_are_refused(tmp_path: Path) -> None:
     call("info", tmp_path / "x.npz", code=2)
     (tmp_path / "y.zip").write_bytes(b"PK\x03\x04 and no more")
     call("info", tmp_path / "y.zip", code=2)
+    os.mkfifo(tmp_path / "pipe")
+    assert "expected a regular file, found a FIFO" in call("info", tmp_path / "pipe", code=2).output
 
 
 def test_blocks_show_where_it_is_dark() -> None:

@@ -19,6 +19,8 @@ from small import small_scan
 from ptycho_torch.model_manager import load_torch_bundle
 from ptycho_torch.scan import write_scan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def heard_hangup() -> Iterator[None]:

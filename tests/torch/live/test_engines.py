@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from small import small_scan
 
 from ptycho_torch.bundle.shipped import load_solver
+from ptycho_torch.errors import DataError
 from ptycho_torch.live.engines import FlatEngine, LearnedEngine, Region, misfit, which_orientation
-from ptycho_torch.live.growing import Growing
+from ptycho_torch.live.growing import Growing, GrowingOptions
 from ptycho_torch.live.intake import Intake
 from ptycho_torch.live.orientation import ORIENTATIONS, Orientation
 from ptycho_torch.live.replay import stored_frames
@@ -93,6 +95,62 @@ def test_work_is_bounded_and_ends_once_all_is_settled(tmp_path: Path) -> None:
     assert np.array_equal(origin, placed.origin_xy)
     assert not growing.step()
     assert max(growing.latencies) < time.monotonic()
+
+
+class Slow(Counting):
+    """Comes back with a probe only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def solve(self, region: Region, update_probe: bool) -> RegionObject:
+        assert not update_probe or self.go.wait(20)
+        return super().solve(region, update_probe)
+
+
+def test_new_frames_do_not_wait_for_the_probe(tmp_path: Path) -> None:
+    intake, engine = Intake(Spool(tmp_path)), Slow()
+    growing = Growing(intake, engine, SCAN.probe, GrowingOptions(orientation="as-is"))
+    for number, frame in enumerate(stored_frames(SCAN)):
+        intake.frame(number, frame, SCAN.positions[number])
+        growing.step()
+    while growing.backlog:
+        growing.step()
+    assert (growing.used, growing.steps["probe"]) == (SCAN.n_frames, 0)
+    engine.go.set()
+    growing.settle()
+    assert growing.steps["probe"] == 1
+
+
+def test_what_fails_beside_is_raised(tmp_path: Path) -> None:
+    class Broken(FlatEngine):
+        def solve(self, region: Region, update_probe: bool) -> RegionObject:
+            if update_probe:
+                raise DataError("no probe")
+            return super().solve(region, update_probe)
+
+    intake = Intake(Spool(tmp_path))
+    growing = Growing(intake, Broken(), SCAN.probe, GrowingOptions(orientation="as-is"))
+    for number, frame in enumerate(stored_frames(SCAN)[:20]):
+        intake.frame(number, frame, SCAN.positions[number])
+    growing.step()
+    with pytest.raises(DataError, match="no probe"):
+        growing.settle()
+
+
+def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, learned: LearnedEngine) -> None:
+    laid = Orientation.named("mirror-y")
+    intake = Intake(Spool(tmp_path))
+    growing = Growing(intake, learned, SCAN.probe)
+    for number, frame in enumerate(laid.undo(stored_frames(SCAN))[:40]):
+        intake.frame(number, frame, SCAN.positions[number])
+    while growing.step():
+        pass
+    assert growing.orientation.name == "as-is"
+    assert growing.steps["probe"] == 0  # a probe under the wrong orientation is none
+    growing.settle()
+    assert growing.orientation == laid
 
 
 def test_a_new_orientation_solves_all_frames_again(tmp_path: Path, learned: LearnedEngine) -> None:

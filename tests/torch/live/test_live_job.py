@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -206,33 +205,3 @@ def test_without_a_single_pair_there_is_nothing_to_reconstruct(tmp_path: Path) -
     config = LiveConfig(page=False, solving=False, patience=0.1)
     with pytest.raises(DataError, match="1 frames and 0 positions"):
         live_to(tmp_path / "live", str(folder), config, execution=QUIET)
-
-
-def test_the_growing_object_goes_out_on_other_ways(tmp_path: Path) -> None:
-    import h5py
-    import zmq
-
-    from ptycho_torch.live.canvas import GrowingCanvas
-    from ptycho_torch.live.outputs import Hdf5Output, Outputs, ZmqOutput
-
-    canvas, said = GrowingCanvas(), []
-    obj = np.exp(1j * np.arange(12.0)).reshape(3, 4).astype(np.complex64)
-    with zmq.Context.instance().socket(zmq.SUB) as hearer:
-        way = ZmqOutput(f"ipc://{tmp_path / 'out'}")
-        hearer.subscribe(b"")
-        hearer.connect(f"ipc://{tmp_path / 'out'}")
-        broken: Any = type("Broken", (), {"publish": lambda *_: 1 / 0, "close": lambda _: None})()
-        outputs = Outputs(canvas, [broken, way, Hdf5Output(tmp_path / "live.h5")], said.append, 0.05)
-        outputs.start()
-        while not hearer.poll(50):  # a subscription takes a moment; each version is sent once
-            canvas.replace(obj, np.ones((3, 4), np.float32), np.array([5.0, -2.0]))
-        head, data = hearer.recv_multipart()
-        outputs.close()
-    about = json.loads(head)
-    assert (about["shape"], about["origin_xy"]) == ([3, 4], [5, -2])
-    assert np.array_equal(np.frombuffer(data, np.complex64).reshape(3, 4), obj)
-    with h5py.File(tmp_path / "live.h5") as file:
-        assert np.array_equal(file["object"][:], obj)
-        assert file["origin_xy"][:].tolist() == [5, -2]
-    assert len(said) == 1
-    assert "Broken: failed" in said[0]

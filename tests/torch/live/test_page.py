@@ -66,6 +66,23 @@ def test_a_region_and_blocks() -> None:
     assert amplitude.size == 0
 
 
+def test_error_bars_are_shown_with_the_object_that_they_are_of() -> None:
+    made, light = GrowingCanvas(), np.ones((3, 4), np.float32)
+    sigma = np.stack([np.linspace(0.1, 0.4, 12), np.linspace(1, 2, 12)]).reshape(2, 3, 4).astype(np.float32)
+    sigma[:, 2, 3] = np.nan
+    light[2, 3] = 0
+    made.replace(OBJECT, light, np.zeros(2), sigma)
+    body = encoded_image(made, 64, (1, 0, 4, 3))
+    length = int.from_bytes(body[:4], "little")
+    head = json.loads(body[4 : 4 + length])
+    coded = np.frombuffer(body[4 + length :], "<u2").reshape(4, 3, 3)[2:]
+    assert (coded == 0).sum() == 2
+    shown = (coded - 1.0) / 65534 * np.array(head["sigma"])[:, None, None]
+    assert np.allclose(shown[coded > 0], sigma[:, :, 1:][coded > 0], rtol=0.02)
+    made.stitch(OBJECT, light, np.zeros(2))  # another object has none
+    assert decoded(encoded_image(made, 64))[0]["sigma"] is None
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
     intake = Intake(Spool(tmp_path))

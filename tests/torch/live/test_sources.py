@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,3 +222,22 @@ def test_positions_in_another_growing_file(tmp_path: Path) -> None:
     session = Session(intake, Growing(intake, FlatEngine(), SCAN.probe), sources, Ending(patience=0.5))
     session.run()
     check(session, Stream.of(SCAN.n_frames, ReplayOptions()))
+
+
+def test_a_growing_file_that_is_made_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """Its writer was killed; the next one sends in another order, and has written more by the time we look."""
+    h5py = pytest.importorskip("h5py")
+    from ptycho_torch.live.sources.base import Peer
+
+    source: Any = SOURCES.get("swmr")(str(tmp_path / "a.h5"), SourceOptions(poll=0.0))
+    intake = Intake(Spool(tmp_path / "spool"))
+    for numbers in ([4, 2], [0, 1, 2, 3, 4]):
+        with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+            file["data"] = np.array([np.full((8, 8), n, np.uint16) for n in numbers])
+            file["number"] = np.array(numbers)
+        with h5py.File(tmp_path / "a.h5") as file:
+            source._follow(file, False, intake, threading.Event(), Peer(intake, "a.h5"))
+    assert intake.pairing.frames.waiting == 5
+    assert intake.facts()["frames"]["why"] == {"duplicate": 2}
+    kept, _ = intake.spool.kept()
+    assert intake.spool.read(np.arange(5))[:, 0, 0].tolist() == kept.tolist()

@@ -22,7 +22,7 @@ def main(action: str, folder: Path) -> None:
         if action == "train":
             settings = model.ptychopinn_reconstructor_library.training_settings
             settings.nepochs.set_value(1)
-            settings.batch_size.set_value(2)
+            settings.batch_size.set_value(4)
             settings.nll_weight.set_value(0.0)
             settings.mae_weight.set_value(1.0)
             settings.probe_trainable.set_value(True)

@@ -16,8 +16,10 @@ from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.processes import ALONE
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
-from ptycho_torch.solvers.learned import frames_of, solve_learned
-from ptycho_torch.tiles.regions import TileStage, engine_work, learned_work, merge, tiles_within
+from ptycho_torch.solvers.frames import frames_of
+from ptycho_torch.solvers.learned import solve_learned
+from ptycho_torch.solvers.learned_tiles import LearnedTiles
+from ptycho_torch.tiles.regions import TileStage, engine_work, merge, tiles_within
 from ptycho_torch.tiles.store import Store
 from ptycho_torch.tiles.sweeps import Canvas
 
@@ -79,37 +81,60 @@ def test_phases_of_tiles_agree(scan: Scan, canvas: Canvas) -> None:
     assert np.allclose(np.abs(found[lit]), 2 * np.abs(wanted[lit]), rtol=1e-3)
 
 
-def test_a_tile_that_is_done_is_not_done_again(scan: Scan, canvas: Canvas) -> None:
-    physics = RegionSolver(iterations=1, passes=6, width=8, levels=1)
-    work = learned_work(physics, frames_of(scan), LearnedOptions(sweeps=2, update_probe=False))
-    first, count = stitched(scan, canvas, work, 120 * SIZE**2)
-    for name in ("tiles/end.npz", "tiles/00001.npz", "sweep-0000/end.npz"):
-        (canvas.store.folder / name).unlink()
-    canvas.store.drop("sweep-0000")
-    calls = []
-
-    def counted(chosen: NDArray[np.int64], *rest: object) -> object:
-        calls.append(len(chosen))
-        return work(chosen, *rest)  # type: ignore[arg-type]
-
-    again, _ = stitched(scan, canvas, counted, 120 * SIZE**2)
-    assert np.array_equal(first, again)
-    assert len(calls) == 1 < count
+PHYSICS = RegionSolver(iterations=1, passes=2, width=8, levels=1).eval()
 
 
-def test_tiles_are_as_good_as_the_whole(scan: Scan, canvas: Canvas) -> None:
-    """The learned solver deals frames by region, so the images differ; their errors do not."""
-    physics = RegionSolver(iterations=1, passes=6, width=8, levels=1).eval()
-    options = LearnedOptions(sweeps=5, update_probe=False)
-    found, count = stitched(scan, canvas, learned_work(physics, frames_of(scan), options), 120 * SIZE**2)
-    assert count > 3
+def in_step(scan: Scan, canvas: Canvas, sweeps: int = 2) -> tuple[NDArray[np.complex64], int]:
+    """The image of tiles of the learned solver, whose windows the canvas keeps."""
+    tiles = tiles_within(scan.positions, SIZE, 150 * SIZE**2, float(SIZE))
     assert scan.probe is not None
-    assert scan.object_guess is not None
-    whole = solve_learned(physics, frames_of(scan), normalise_probe(scan.probe), options)
-    row, column, height, width = box_of(canvas)
-    truth = scan.object_guess[row : row + height, column : column + width]
+    options = LearnedOptions(sweeps=sweeps)
+    LearnedTiles(PHYSICS, frames_of(scan), tiles, options, canvas.store).run(normalise_probe(scan.probe))
+    merge("tiles", canvas, 0, ALONE)
+    return canvas.after(box_of(canvas), 0), len(tiles)
+
+
+def test_what_is_done_is_not_done_again(
+    scan: Scan, canvas: Canvas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends in the middle of an iteration goes on with the tiles that it lacks, to the same bits."""
+    other = Store(tmp_path / "straight")
+    other.begin({})
+    wanted, count = in_step(scan, Canvas.of(other, scan))
+    assert count > 3
+    put, iterate, calls = Store.put, LearnedTiles._iterated, []
+
+    def dies(self: Store, stage: str, piece: int | str, **arrays: object) -> None:
+        if (stage, piece) == ("tiles-0002", 2):
+            raise KeyboardInterrupt
+        put(self, stage, piece, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", dies)
+        with pytest.raises(KeyboardInterrupt):
+            in_step(scan, canvas)
+
+    def counted(self: LearnedTiles, number: int, k: int) -> object:
+        calls.append((number, k))
+        return iterate(self, number, k)
+
+    monkeypatch.setattr(LearnedTiles, "_iterated", counted)
+    done = len(list((canvas.store.folder / "tiles-0002").glob("0*.npz")))
+    found, _ = in_step(scan, canvas)
+    assert len(calls) == count - done
+    assert {k for _, k in calls} == {1}
+    assert np.array_equal(found, wanted)
+    assert sorted(path.name for path in canvas.store.folder.glob("tiles*")) == ["tiles"]
+
+
+def test_tiles_of_the_learned_solver_give_the_image_of_the_whole(scan: Scan, canvas: Canvas) -> None:
+    found, _ = in_step(scan, canvas, sweeps=5)
+    assert scan.probe is not None
+    whole = solve_learned(PHYSICS, frames_of(scan), normalise_probe(scan.probe), LearnedOptions(sweeps=5))
     lit = whole.weight > 0.2 * whole.weight.max()
-    assert 1 - correlation(found[lit], truth[lit]) < 1.2 * (1 - correlation(whole.object[lit], truth[lit]))
+    # The canvas is that of a probe with the power of the frames.
+    gain = np.linalg.norm(whole.probe) / (SIZE / 2)
+    assert np.linalg.norm((found / gain - whole.object)[lit]) < 5e-3 * np.linalg.norm(whole.object[lit])
 
 
 def test_any_solver_goes_on_from_the_canvas(scan: Scan, canvas: Canvas) -> None:

@@ -224,6 +224,30 @@ def test_a_run_that_was_ended_and_resumed_is_as_one_that_was_not(tiny: str, tmp_
         assert torch.equal(again.autoencoder.state_dict()[name], value), name
 
 
+def test_rates_rise_then_fall_to_nothing_and_gradients_are_clipped(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float]] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        group = self.param_groups[0]
+        norms = [p.grad.norm() for p in group["params"] if p.grad is not None]
+        seen.append((group["lr"] / 1e-3, float(torch.stack(norms).norm())))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    config = settings(tiny, max_steps=20, learning_rate=1e-3, warmup_steps=100, gradient_clip=1e-4)
+    fit(SCAN, config, QUIET)
+    rates = [rate for rate, _ in seen]
+    assert len(rates) == 20
+    # A tenth of the run at most goes to the rise, whatever the number of steps that was asked for.
+    assert rates[:3] == pytest.approx([0.01, 0.5 * 0.9938, 0.9755], rel=1e-3)
+    assert rates[10] == pytest.approx(0.5, rel=1e-6)
+    assert rates[-1] == pytest.approx(0.00616, rel=1e-2)
+    assert [norm for _, norm in seen] == pytest.approx([1e-4] * 20, rel=1e-2)
+
+
 def test_how_far_it_is_is_shown(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
 
@@ -250,9 +274,9 @@ def test_a_signal_before_the_first_step_leaves_nothing(tiny: str, tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = adapt._Run._loss
+    plain = adapt._Run._backward
     monkeypatch.setattr(
-        adapt._Run, "_loss", lambda self, step: plain(self, step) * (1 if step < 5 else np.nan)
+        adapt._Run, "_backward", lambda self, step: plain(self, step) * (1 if step < 5 else np.nan)
     )
     with pytest.raises(TrainingError, match="step 6"):
         fit(SCAN, settings(tiny), QUIET)

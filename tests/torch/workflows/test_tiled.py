@@ -125,7 +125,7 @@ def test_a_run_goes_on_where_it_was_and_only_as_it_was(
 def test_a_folder_of_someone_else_is_left_alone(scan: Scan, tmp_path: Path) -> None:
     (tmp_path / STATE_NAME).mkdir()
     (tmp_path / STATE_NAME / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="expected nothing"):
+    with pytest.raises(OutputError, match="is no state of a reconstruction"):
         solved(tmp_path, scan)
     assert (tmp_path / STATE_NAME / "notes.txt").read_text() == "mine"
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptycho_torch.errors import DataError, PtychoError, printable
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
 from ptycho_torch.files.archive import Archive
+from ptycho_torch.files.images import read_image
 from ptycho_torch.files.npy import read_npy
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Peer, Receiver, Sender, Source
@@ -53,6 +54,7 @@ class Folder(Source):
         peer = Peer(to, f"folder {self.path.name}")
         begun = False
         while not stop.is_set():
+            before = time.monotonic()
             names = self._names()
             if names is not None and not begun:
                 to.start(self.path.name)
@@ -62,19 +64,20 @@ class Folder(Source):
             came = names is not None and self._take(names, to, stop)
             if came:
                 peer.heard()
-                continue
-            if over:
+                before = time.monotonic()
+            elif over:
                 to.end("frame")
                 to.end("position")
                 return
-            peer.silent()
-            before = time.monotonic()
+            else:
+                peer.silent()
+            # A moment after each look: to list a large folder for every new file would take longer than to read it.
             stop.wait(self.options.poll)
             to.waited(time.monotonic() - before)
 
     def _names(self) -> list[str] | None:
         try:
-            return sorted(entry.name for entry in os.scandir(self.path))
+            return sorted({entry.name for entry in os.scandir(self.path)} - self._seen)
         except OSError:
             return None
 
@@ -125,9 +128,7 @@ class Folder(Source):
             with opened(path) as file:
                 frame = read_array(file, self._key(path, [k for k in _FRAME_KEYS if k in file]))
         else:
-            from skimage import io
-
-            frame = io.imread(path)
+            frame = read_image(path)
         if frame.ndim == 3 and frame.shape[0] == 1:
             frame = frame[0]
         if frame.ndim != 2 or frame.dtype.newbyteorder("=").name not in TYPES:

@@ -23,7 +23,7 @@ from ptycho_torch.errors import DataError, PtychoError
 from ptycho_torch.live.pairing import MOST_NUMBER
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source
-from ptycho_torch.live.sources.sockets import connected, messages, patient_send
+from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send, subscribed
 
 __all__ = ["Panda", "PandaSender", "Samples"]
 
@@ -179,8 +179,8 @@ class PandaSender(Sender):
     """Sends each position as ``samples`` samples around it, whose mean is the position."""
 
     def __init__(self, address: str, samples: int = 1) -> None:
-        kind = "PUSH" if address.startswith("pull+") else "PUB"
-        self._socket = connected(address.removeprefix("pull+"), kind, bind=True)
+        self._pushes = address.startswith("pull+")
+        self._socket = connected(address.removeprefix("pull+"), "PUSH" if self._pushes else "XPUB", bind=True)
         self.samples = samples
         self._spread = np.linspace(-0.02, 0.02, samples) if samples > 1 else np.zeros(1)
 
@@ -188,6 +188,8 @@ class PandaSender(Sender):
         patient_send(self._socket, [json.dumps(message).encode()])
 
     def start(self, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        if not self._pushes:
+            subscribed(self._socket)
         self._send({"msg_type": "start"})
 
     def frame(self, number: int, frame: NDArray[Any]) -> None:
@@ -204,4 +206,4 @@ class PandaSender(Sender):
     def end(self) -> None:
         with contextlib.suppress(PtychoError):  # whoever listened may be gone
             self._send({"msg_type": "stop"})
-        self._socket.close()
+        let_go(self._socket)

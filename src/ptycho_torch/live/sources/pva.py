@@ -26,6 +26,8 @@ __all__ = ["Pva", "channel_of", "ndarray_value", "serve"]
 _QUEUE: Final = 512
 _SETTLED: Final = 1.0
 """Seconds that a watcher may take from its connection to its subscription."""
+_LEAVING: Final = 20.0
+"""Seconds for which a server stays for clients that do not leave at the end."""
 _SCALARS: Final = {
     5: "uint8",
     6: "uint16",
@@ -156,13 +158,17 @@ def channel_of(address: str) -> tuple[str, dict[str, str] | None]:
 
 
 class _Watched:
-    """A handler that notes the first client."""
+    """A handler that notes when clients are there, and when the last one has gone."""
 
     def __init__(self) -> None:
-        self.watched = threading.Event()
+        self.watched, self.left = threading.Event(), threading.Event()
 
     def onFirstConnect(self, pv: Any) -> None:
+        self.left.clear()
         self.watched.set()
+
+    def onLastDisconnect(self, pv: Any) -> None:
+        self.left.set()
 
 
 def serve(address: str, handler: Any = None) -> tuple[Any, Any]:
@@ -227,15 +233,14 @@ class _Sender(Sender):
     """Posts frames once somebody watches; what is posted before that nobody would see."""
 
     def __init__(self, address: str) -> None:
-        handler = _Watched()
-        self._watched = handler.watched
-        self._server, self._pv = serve(address, handler)
+        self._clients = _Watched()
+        self._server, self._pv = serve(address, self._clients)
         self._shape: tuple[int, int] = (1, 1)
         self._pv.open(_empty())
 
     def start(self, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._shape = shape
-        if not self._watched.wait(60.0):
+        if not self._clients.watched.wait(60.0):
             raise ConfigError("nobody watched this channel for 60 s: is 'ptychopinn live' running on it?")
         time.sleep(_SETTLED)
 
@@ -244,5 +249,6 @@ class _Sender(Sender):
 
     def end(self) -> None:
         self._pv.post(ndarray_value(np.zeros(self._shape, np.uint16), 0, {"last": True}))
-        time.sleep(_SETTLED)  # what is under way arrives before the server goes
+        # What is under way arrives before the server goes: whoever reads the end leaves.
+        self._clients.left.wait(_LEAVING)
         self._server.stop()

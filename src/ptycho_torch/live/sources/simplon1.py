@@ -25,7 +25,7 @@ from ptycho_torch.errors import DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source
 from ptycho_torch.live.sources.codecs import as_frame, compress_bslz4, decompress, plane
-from ptycho_torch.live.sources.sockets import connected, messages, patient_send
+from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send
 
 __all__ = ["Simplon1"]
 
@@ -157,4 +157,4 @@ class _Sender(Sender):
     def end(self) -> None:
         with contextlib.suppress(PtychoError):  # whoever listened may be gone
             self._send({"htype": "dseries_end-1.0", "series": self._series})
-        self._socket.close()
+        let_go(self._socket)

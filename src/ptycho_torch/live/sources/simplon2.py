@@ -19,7 +19,7 @@ from ptycho_torch.errors import DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import as_frame, compress_bslz4, decompress, plane
-from ptycho_torch.live.sources.sockets import connected, messages, patient_send
+from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send
 
 __all__ = ["Simplon2"]
 
@@ -172,4 +172,4 @@ class _Sender(Sender):
     def end(self) -> None:
         with contextlib.suppress(PtychoError):  # whoever listened may be gone
             self._send({"type": "end", **self._series})
-        self._socket.close()
+        let_go(self._socket)

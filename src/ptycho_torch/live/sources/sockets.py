@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.live.sources.base import Peer, Receiver, needed
 
-__all__ = ["connected", "messages", "patient_send"]
+__all__ = ["connected", "let_go", "messages", "patient_send", "subscribed"]
 
 _POLL_MS: Final = 50
-_HIGH_WATER: Final = 512
-"""Messages that wait in a socket; its peer waits for us from there on."""
+_HIGH_WATER: Final = (8, 512)
+"""Least and most messages that wait in a socket; its peer waits for us from there on."""
+_WAITING_MEMORY: Final = 0.25
+"""Part of the memory that messages of the largest size may take while they wait."""
+_LOOK: Final = 0.05
+"""Seconds between two looks at the state of a connection while messages come."""
 _LET_GO: Final = 6.0
 _GIVEN_UP: Final = 0.5
 """Seconds after which a connection that ended and is not tried again is made anew."""
@@ -29,7 +34,8 @@ def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool
     Parameters
     ----------
     address : str
-        ``tcp://host:port`` or ``ipc://path``; a receiver of ``@tcp://...`` waits for its peer to connect.
+        ``tcp://host:port``; a receiver of ``@tcp://...`` waits for its peer to connect. ``ipc://path`` is
+        understood, too, but ZeroMQ loses what a receiver that is full had not read when its peer closes.
     kind : str
     most_bytes : int, optional
         Larger parts of a message end the connection.
@@ -44,13 +50,19 @@ def connected(address: str, kind: str, most_bytes: int | None = None, bind: bool
         Without pyzmq.
     """
     zmq = needed("zmq", "pyzmq")
-    socket = zmq.Context.instance().socket(getattr(zmq, kind))
+    # A sender has a context of its own: only one that is terminated says that everything has gone out.
+    context = zmq.Context.instance() if most_bytes is not None else zmq.Context()
+    socket = context.socket(getattr(zmq, kind))
     socket.linger = 0 if most_bytes is not None else 5000
-    socket.set_hwm(_HIGH_WATER)
+    least, most = _HIGH_WATER
     if most_bytes is not None:
+        most = max(least, min(most, int(_WAITING_MEMORY * memory_limit()) // most_bytes))
         socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+    socket.set_hwm(most)
     if kind == "SUB":
         socket.setsockopt(zmq.SUBSCRIBE, b"")
+    if kind == "XPUB":  # a subscriber that is slow is waited for
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
     bare = address.removeprefix("@")
     try:
         if bind or bare != address:
@@ -84,20 +96,24 @@ def messages(
     zmq = needed("zmq", "pyzmq")
     peer = Peer(to, name)
     lost = _Lost(socket, to, name, kind, bound)
+    looked = time.monotonic()
     try:
         while not stop.is_set():
-            before = time.monotonic()
-            came = socket.poll(_POLL_MS)
-            to.waited(time.monotonic() - before)
-            lost.look(quiet=not came)
-            if not came:
-                peer.silent()
-                continue
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK, copy=True)
             except zmq.Again:
+                looked = time.monotonic()
+                came = socket.poll(_POLL_MS)
+                to.waited(time.monotonic() - looked)
+                lost.look(quiet=not came)
+                if not came:
+                    peer.silent()
                 continue
             peer.heard()
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                to.waited(0.0)
+                lost.look(quiet=False)
             if len(parts) > _PARTS:
                 to.refuse(kind, "a message of too many parts")
                 continue
@@ -122,7 +138,7 @@ class _Lost:
         self._trying = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECTED
         wanted = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | self._trying
         self._monitor = socket.get_monitor_socket(wanted)
-        self._ended = False
+        self._ended = self._said = False
         self._given_up: float | None = None
         self._bound = bound
         self._endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
@@ -134,17 +150,23 @@ class _Lost:
             event = self._utils.recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_DISCONNECTED:
                 self._given_up = time.monotonic()
-                if not self._ended:
-                    self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
                 self._ended = True
             elif event & self._trying:
                 self._given_up = None
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self._ended:
-                self._ended = False
+                self._say_ended()
+                self._ended = self._said = False
                 self.to.say(f"{self.name}: connected again")
+        if quiet and self._ended:  # what it sent before comes first
+            self._say_ended()
         if quiet and self._given_up is not None and time.monotonic() - self._given_up > _GIVEN_UP:
             self._given_up = None
             self._again()
+
+    def _say_ended(self) -> None:
+        if not self._said:
+            self.to.say(f"{self.name}: the connection ended; waiting for it to come back")
+        self._said = True
 
     def _again(self) -> None:
         if self._bound:  # the peer connects, not we
@@ -162,6 +184,43 @@ class _Lost:
 def patient_send(socket: Any, parts: list[Any], seconds: float = 60.0) -> None:
     """Send a message; raise :class:`ConfigError` when nobody takes it for so long."""
     zmq = needed("zmq", "pyzmq")
-    if not socket.poll(int(1000 * seconds), zmq.POLLOUT):
-        raise ConfigError(f"nobody received for {seconds:g} s: is 'ptychopinn live' running on this address?")
-    socket.send_multipart(parts)
+    socket.sndtimeo = int(1000 * seconds)
+    try:
+        socket.send_multipart(parts)
+    except zmq.Again:
+        raise ConfigError(
+            f"nobody received for {seconds:g} s: is 'ptychopinn live' running on this address?"
+        ) from None
+
+
+def subscribed(socket: Any, seconds: float = 60.0) -> None:
+    """Wait until somebody subscribes to an ``XPUB`` socket: what is published before nobody hears.
+
+    Raises
+    ------
+    ConfigError
+        When nobody does for so long.
+    """
+    if not socket.poll(int(1000 * seconds)):
+        raise ConfigError(
+            f"nobody subscribed for {seconds:g} s: is 'ptychopinn live' running on this address?"
+        )
+    socket.recv()
+
+
+def let_go(socket: Any, seconds: float = 60.0) -> None:
+    """Close a sender's socket once all that it was given has gone out.
+
+    A process that ends before takes what waits in the socket with it.
+
+    Raises
+    ------
+    ConfigError
+        When the peer does not take it for so long.
+    """
+    began = time.monotonic()
+    context = socket.context
+    socket.close(linger=int(1000 * seconds))
+    context.term()
+    if time.monotonic() - began >= seconds:
+        raise ConfigError(f"the last messages were not taken for {seconds:g} s: does 'ptychopinn live' hang?")

@@ -44,8 +44,9 @@ class Swmr(Source):
     def __init__(self, address: str, options: Any = None) -> None:
         super().__init__(address, options)
         self.path = Path(address.removeprefix("file://"))
-        self._frames_done = self._places_done = 0
-        self._begun = False
+        none = np.zeros(0, np.int64)
+        self._done = {"frame": none, "position": none}  # numbers of what was read, in the file's order
+        self._begun = self._more = False
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
         peer = Peer(to, self.path.name)
@@ -75,43 +76,57 @@ class Swmr(Source):
         if found.frames is not None and not self._begun:
             self._begun = True
             to.start(self.path.name)
+        self._compare("frame", found.numbers)
+        self._compare("position", found.place_numbers)
         since = time.monotonic()
         while not stop.is_set():
+            before = time.monotonic()
             came = self._take_places(found, to) | self._take_frames(found, to)
             if came:
                 peer.heard()
-                since = time.monotonic()
-                continue
-            if not closed and not being_written(self.path):
+                since = before = time.monotonic()
+                if self._more:
+                    continue
+            elif not closed and not being_written(self.path):
                 return False
-            if closed and self._frames_done + self._places_done:
+            elif closed and any(map(len, self._done.values())):
                 if found.frames is not None:
-                    to.end("frame", self._frames_done if found.numbers is None else None)
+                    to.end("frame", len(self._done["frame"]) if found.numbers is None else None)
                 if found.x is not None:
                     to.end("position")
                 return True
-            if time.monotonic() - since > _REOPEN:
+            elif time.monotonic() - since > _REOPEN:
                 return False
-            peer.silent()
-            before = time.monotonic()
+            else:
+                peer.silent()
+            # A moment after each look: to ask a file for its length takes as long as to read some frames.
             stop.wait(self.options.poll)
             to.waited(time.monotonic() - before)
         return True
 
+    def _compare(self, kind: str, numbers: Any) -> None:
+        """A file that holds other numbers than were read from it was made anew: it is read from its beginning."""
+        done = self._done[kind]
+        if numbers is not None and not np.array_equal(numbers[: len(done)], done):
+            self._done[kind] = done[:0]
+
     def _take_frames(self, found: _Sets, to: Receiver) -> bool:
         data, numbers = found.frames, found.numbers
+        self._more = False
         if data is None:
             return False
-        end, first = _length(data, numbers), self._frames_done
+        end, first = _length(data, numbers), len(self._done["frame"])
         if end < first:  # the file was made anew
-            first = self._frames_done = 0
+            self._done["frame"] = self._done["frame"][:0]
+            first = 0
         if end <= first:
             return False
         size = data.dtype.itemsize * int(np.prod(data.shape[1:]))
-        end = min(end, first + max(1, _AT_ONCE // max(1, size)))
+        most = first + max(1, _AT_ONCE // max(1, size))
+        self._more, end = end > most, min(end, most)
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         frames = data[first:end]
-        self._frames_done = end
+        self._done["frame"] = np.concatenate([self._done["frame"], names])
         for number, frame in zip(names.tolist(), frames, strict=True):
             to.frame(number, frame)
         return True
@@ -119,15 +134,16 @@ class Swmr(Source):
     def _take_places(self, found: _Sets, to: Receiver) -> bool:
         if found.x is None:
             return False
-        end, first = _length(found.x, found.y, found.place_numbers), self._places_done
+        end, first = _length(found.x, found.y, found.place_numbers), len(self._done["position"])
         if end < first:
-            first = self._places_done = 0
+            self._done["position"] = self._done["position"][:0]
+            first = 0
         if end <= first:
             return False
         numbers = found.place_numbers
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         x, y = found.x[first:end], found.y[first:end]
-        self._places_done = end
+        self._done["position"] = np.concatenate([self._done["position"], names])
         for number, at_x, at_y in zip(names.tolist(), x.tolist(), y.tolist(), strict=True):
             to.position(number, at_x, at_y)
         return True

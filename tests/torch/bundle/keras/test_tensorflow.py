@@ -101,20 +101,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "N 128": {"N": 128},
     "supervised": {"extra": {"model_type": "supervised"}},
     "trained probe": {"extra": {"probe.trainable": True, "intensity_scale.trainable": False}},
+    "N 256": {"N": 256},
 }
 
 
-OPTIONS["N 256"] = {"N": 256}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n[0] == "N" else n for n in OPTIONS]
-)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_against_an_independent_computation(tmp_path: Path, name: str) -> None:
     program = Program(**OPTIONS[name])
     path = write_archive(tmp_path / "wts.h5.zip", program)
     members, rng = program.gridsize**2, np.random.default_rng(1)
-    count = 2 if program.N == 64 and program.scale == 1 else 1  # the twin is slow
+    count = 2
     frames = rng.random((count, program.N, program.N, members)).astype(np.float32) * program.intensity_scale
     positions = rng.uniform(-3, 3, (count, 1, 2, members)).astype(np.float32)
     expected = [program.group(f, p) for f, p in zip(frames, positions, strict=True)]
