@@ -254,7 +254,7 @@ def _solved_in_pieces(
 ) -> ReconstructionOutputs:
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
     patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
-    photons = photons_per_pixel(job.scan)
+    photons = job.scan.photons_per_pixel
     options = polishing(job.flat, patience, photons) if refinement is None else given
     otherwise = polishing(True, patience, photons) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
