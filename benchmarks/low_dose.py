@@ -43,7 +43,7 @@ def ways(scan: Scan) -> Iterator[tuple[str, Callable[[], Reconstruction]]]:
 
     def swept(momentum: float) -> Reconstruction:
         start = None if flat else learned.solve(scan, None, LearnedOptions())
-        return epie.solve(scan, start, replace(polishing(flat), momentum=momentum))
+        return epie.solve(scan, start, replace(polishing(), momentum=momentum))
 
     yield "by itself", lambda: reconstruct(scan, withhold=0.0, device="cpu")
     yield "as for many", lambda: swept(0.9)

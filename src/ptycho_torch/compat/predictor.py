@@ -94,7 +94,7 @@ def image_of(scan: Scan, solver: RegionSolver) -> Reconstruction:
 
     device = str(solver.start.device)
     image = solve(scan, Network(solver, None, None, "from memory"), device=device)
-    return SOLVERS.get("epie")(device).solve(scan, image, polishing(False))
+    return SOLVERS.get("epie")(device).solve(scan, image, polishing())
 
 
 class Predictor:

@@ -184,7 +184,7 @@ def plan_of(scan: Scan) -> dict[str, Any]:
         Fourier transform that is timed now; ``bytes``: of memory at most.
     """
     flat, learned = starts_flat(scan), LearnedOptions()
-    sweeps = polishing(flat, photons=scan.photons_per_pixel).sweeps
+    sweeps = polishing(photons=scan.photons_per_pixel).sweeps
     frame = _TRANSFORMS["sweep"] * sweeps
     steps = [f"{sweeps} iterative sweeps"]
     if flat:

@@ -255,8 +255,7 @@ def _solved_in_pieces(
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
     patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
     photons = job.scan.photons_per_pixel
-    options = polishing(job.flat, patience, photons) if refinement is None else given
-    otherwise = polishing(True, patience, photons) if refinement is None else given
+    options = polishing(patience, photons) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
     learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
     piece_job = PieceJob(
@@ -267,7 +266,7 @@ def _solved_in_pieces(
         job.solver,
         None if job.solver is None else options,
         job.device,
-        otherwise if job.config.start == "auto" and isinstance(job.solver, Epie) else None,
+        job.config.start == "auto" and isinstance(job.solver, Epie),
     )
     with contextlib.ExitStack() as held:
 
@@ -360,7 +359,7 @@ def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Re
 def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The network's image, refined where asked."""
     patience = _PATIENCE[job.config.effort]
-    by_itself = polishing(job.flat, patience, seen.photons_per_pixel)
+    by_itself = polishing(patience, seen.photons_per_pixel)
     options = by_itself if refinement is None else refinement.options
     if job.flat and job.solver is not None:
         return job.solver.solve(with_probe(seen), None, options, listeners.sweep)

@@ -51,9 +51,13 @@ PROBE_SWEEPS, PROBE_FRAMES = 10, 1024
 """Sweeps that bring the guess of the probe nearer, and the most frames that they use."""
 _CLOSE = 0.08
 """Distance to the second neighbour, over N, below which sweeps from a flat object are as good and faster."""
+_SWEEPS = 30
+"""That follow by themselves, or from a flat object where frames are close."""
 _FEW = 10.0
 _HARDLY_ANY = 1.0
 """Photons per pixel of a frame below which sweeps get no momentum, and below which they stop early or are left out."""
+_FEW_A_POINT = 6.0
+"""Photons per object pixel, of all frames together, from which on sweeps find more than noise."""
 _NOISE = 1.5
 """Times the noise of counts up to which a learned image has nothing left to be explained by sweeps."""
 _ALIKE = 0.5
@@ -133,19 +137,22 @@ def starts_flat(scan: Scan) -> bool:
     >>> starts_flat(at(2)), starts_flat(at(6))
     (True, False)
     """
+    return _spacing(scan) < _CLOSE
+
+
+def _spacing(scan: Scan) -> float:
+    """Median distance to the second neighbour, over N; infinity for fewer than three frames."""
     if scan.n_frames < 3:
-        return False
+        return float("inf")
     distance = cKDTree(scan.positions).query(scan.positions, k=3)[0][:, 2]
-    return float(np.median(distance)) < _CLOSE * scan.N
+    return float(np.median(distance)) / scan.N
 
 
-def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) -> RefineOptions:
+def polishing(patience: float = 1.0, photons: float = float("inf")) -> RefineOptions:
     """Return the sweeps that follow by themselves, with the whole step.
 
     Parameters
     ----------
-    flat : bool
-        From a flat object, 30 of them, or from the learned solver's, 20.
     patience : float
         Factor on their number.
     photons : float
@@ -154,12 +161,12 @@ def polishing(flat: bool, patience: float = 1.0, photons: float = float("inf")) 
 
     Examples
     --------
-    >>> polishing(True).sweeps, polishing(False).momentum, polishing(False, photons=3).momentum
+    >>> polishing().sweeps, polishing().momentum, polishing(photons=3).momentum
     (30, 0.9, 0.0)
     """
     if photons < _HARDLY_ANY:
         return RefineOptions(sweeps=max(1, round(10 * patience)), step=1.0, momentum=0.0, settling=1.0)
-    sweeps = max(1, round((30 if flat else 20) * patience))
+    sweeps = max(1, round(_SWEEPS * patience))
     options = RefineOptions(sweeps=sweeps, step=1.0)
     return replace(options, momentum=0.0) if photons < _FEW else options
 
@@ -172,6 +179,8 @@ def only_noise_is_left(rec: Reconstruction, scan: Scan, device: str = "cpu") -> 
     .. [1] V. A. Morozov, Soviet Mathematics Doklady 7, 414 (1966), for the principle.
     """
     if scan.photons_per_pixel >= _HARDLY_ANY:
+        return False
+    if scan.photons_per_pixel >= _FEW_A_POINT * _spacing(scan) ** 2:  # frames add up where they overlap
         return False
     return residual(rec, scan, frames=64, device=device) <= _NOISE * noise_floor(rec, scan, device=device)
 
@@ -205,7 +214,7 @@ def probe_of(scan: Scan, device: str) -> NDArray[np.complex64]:
     part = scan
     if scan.n_frames > PROBE_FRAMES:
         part = scan.select(innermost(scan.positions, PROBE_FRAMES))
-    options = replace(polishing(True, photons=scan.photons_per_pixel), sweeps=PROBE_SWEEPS)
+    options = replace(polishing(photons=scan.photons_per_pixel), sweeps=PROBE_SWEEPS)
     return SOLVERS.get("epie")(device).solve(part, None, options).probe
 
 
@@ -248,7 +257,7 @@ def reconstruct(
     sweeps : int
         Iterations of the learned solver.
     refine : int, optional
-        Sweeps of the iterative solver ``epie`` afterwards. Default: 20 after the shipped network; 30 from a flat
+        Sweeps of the iterative solver ``epie`` afterwards. Default: 30 after the shipped network, or from a flat
         object where frames overlap much, since there sweeps alone are as good and faster; none with ``model``.
         Fewer where photons are few, and none where the learned image leaves only their noise unexplained.
     withhold : float
@@ -311,11 +320,11 @@ def _by_itself(
     """The way to an image that overlap and photons ask for."""
     epie, photons = SOLVERS.get("epie")(device), scan.photons_per_pixel
     if starts_flat(scan):
-        return epie.solve(with_probe(scan), None, polishing(True, photons=photons), progress)
+        return epie.solve(with_probe(scan), None, polishing(photons=photons), progress)
     done = solve(scan, network, LearnedOptions(sweeps=sweeps), device=device, progress=progress)
     if only_noise_is_left(done, scan, device):
         return done
-    return epie.solve(scan, done, polishing(False, photons=photons))
+    return epie.solve(scan, done, polishing(photons=photons))
 
 
 def _sample(hidden: NDArray[np.bool_]) -> NDArray[np.int64]:

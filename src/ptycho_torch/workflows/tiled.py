@@ -103,9 +103,8 @@ class PieceJob:
         What goes on from there, with ``options``.
     options : SolverOptions, optional
     device : str
-    otherwise : SolverOptions, optional
-        For ``solver`` where tiles of the learned one do not fit into memory, so that it begins from a flat object;
-        None: it must not.
+    may_start_flat : bool
+        Whether ``solver`` may begin from a flat object where tiles of the learned one do not fit into memory.
     """
 
     network: Network
@@ -115,7 +114,7 @@ class PieceJob:
     solver: Solver | None
     options: SolverOptions | None
     device: str = "cpu"
-    otherwise: SolverOptions | None = None
+    may_start_flat: bool = False
 
     def tiles(self, seen: Scan, pixels: int) -> list[Tile]:
         """Return the tiles of the learned solver, or raise :class:`DataError` where they do not fit."""
@@ -127,13 +126,13 @@ class PieceJob:
 
     def fitting(self, seen: Scan, pixels: int) -> PieceJob:
         """Return the job as memory allows it."""
-        if self.learned is None or self.otherwise is None:
+        if self.learned is None or not self.may_start_flat:
             return self
         try:
             self.tiles(seen, pixels)
         except DataError as error:
             logger.info("beginning from a flat object: %s", error)
-            return dataclasses.replace(self, learned=None, options=self.otherwise)
+            return dataclasses.replace(self, learned=None)
         return self
 
     def plan(self) -> dict[str, Any]:
