@@ -23,11 +23,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def heard_hangup() -> Iterator[None]:
-    """SIGHUP ends a process, also where the tests themselves run under nohup."""
+def heard_signals() -> Iterator[None]:
+    """SIGHUP and SIGINT end a process, also where the tests themselves run under nohup or in the background."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 LONG = [*QUICK, "--nepochs", "100000", "--batch-size", "2"]
@@ -54,7 +56,10 @@ def started(scan: Path, run: Path, program: list[str] | None = None) -> subproce
 
 def ended(running: subprocess.Popen[str], number: int) -> tuple[int, Any]:
     running.send_signal(number)
-    streams = running.communicate(timeout=120)
+    try:
+        streams = running.communicate(timeout=120)
+    finally:
+        running.kill()  # nothing of a failed test goes on
     return running.returncode, streams
 
 
