@@ -18,7 +18,7 @@ live: $(READY)
 	$(BIN)/ptychopinn simulate --output live_output/scan.npz --object siemens --probe zoneplate --step 8 --quiet
 	$(BIN)/ptychopinn replay live_output/scan.npz --rate 40 --skew 2 --drop 0.01 --shuffle --quiet & \
 	$(BIN)/ptychopinn live tcp://127.0.0.1:9999 --source simplon2 --positions tcp://127.0.0.1:9998 \
-		--probe-file live_output/scan.npz --output-dir live_output/image --port 8765 --linger 60; wait
+		--probe-file live_output/scan.npz --output-dir live_output/image --port 8765 --linger 60; status=$$?; wait; exit $$status
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

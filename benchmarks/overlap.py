@@ -95,7 +95,7 @@ def main() -> None:
     made.add_argument("--steps", type=int, nargs="+", default=[3, 6, 10, 16, 24, 32])
     made.add_argument("--sweeps", type=int, nargs="+", default=[5, 20, 60])
     made.add_argument(
-        "--after", type=int, nargs="+", default=[10, 20], help="sweeps from the learned solver's image"
+        "--after", type=int, nargs="+", default=[10, 30], help="sweeps from the learned solver's image"
     )
     made.add_argument("--blind", action="store_true", help="solve for the probe, too, from the true one")
     arguments = made.parse_args()

@@ -176,7 +176,7 @@ def solver() -> None:
         rec = learned.solve(scan, None, LearnedOptions(sweeps=count))
         rec = replace(rec, residual=residual(rec, scan))
         panels[f"{count} iteration{'s' * (count > 1)}"] = scan, rec
-    panels["10, then 20 sweeps"] = solved(scan)
+    panels["10, then 30 sweeps"] = solved(scan)
     side_by_side("solver-iterations", panels)
 
 

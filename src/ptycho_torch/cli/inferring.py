@@ -104,7 +104,7 @@ def reconstruct(
     reading = {"format": format, "measurement": measurement, "probe": probe_file, **reading_options(flags)}
     from ptycho_torch.workflows.inference import Pieces, reconstruct_to
 
-    with joined() as group, _told(console, refining.refine or (20 if model else 30)) as listeners:
+    with joined() as group, _told(console, refining.sweeps or 30) as listeners:
         pieces = Pieces(budget, group, large.resume)
         done = reconstruct_to(
             folder,

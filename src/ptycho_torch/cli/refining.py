@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PiecesConfig", "ProductConfig", "RefiningConfig"]
 
+_POSITION_SWEEPS = 60
+
 
 @dataclass
 class RefiningConfig:
@@ -23,12 +25,19 @@ class RefiningConfig:
         None, "sweeps of iterative refinement afterwards; default: see --polish; with --model: none", ge=0
     )
     refine_minutes: float | None = opt(None, "maximum refinement time, in minutes; requires --refine", gt=0)
-    refine_positions: bool = opt(False, "refine the positions as well; requires --refine")
+    refine_positions: bool = opt(False, "refine the positions as well; without --refine: in 60 sweeps")
     engine: str | None = opt(
         None,
         "refine with another solver than our own 'epie'; pty-chi's (extra 'iterative') are"
         " lsqml, dm, raar, ptychi-epie; requires --refine",
     )
+
+    @property
+    def sweeps(self) -> int:
+        """How many are asked for; positions take a while to find."""
+        if self.refine is None and self.refine_positions and self.engine is None:
+            return _POSITION_SWEEPS
+        return self.refine or 0
 
     def refinement(self) -> Refinement | None:
         """Return what is asked for, in the options of the solver that is named; None where nothing is.
@@ -38,16 +47,18 @@ class RefiningConfig:
         ConfigError
             When a flag requires another, or is none of that solver's.
         """
-        if not self.refine:
-            if self.refine_positions or self.engine or self.refine_minutes is not None:
-                raise ConfigError("--refine-minutes, --refine-positions and --engine require --refine N")
+        if not self.sweeps:
+            if self.engine or self.refine_minutes is not None:
+                raise ConfigError("--refine-minutes and --engine require --refine N")
+            if self.refine_positions:
+                raise ConfigError("--refine-positions takes sweeps: leave out --refine 0, or raise it")
             return None
         from ptycho_torch.solvers import SOLVERS
         from ptycho_torch.workflows.inference import Refinement
 
         solver = self.engine or "epie"
         kind = SOLVERS.get(solver).Options
-        wanted: dict[str, Any] = {"sweeps": self.refine, "update_positions": self.refine_positions}
+        wanted: dict[str, Any] = {"sweeps": self.sweeps, "update_positions": self.refine_positions}
         if self.refine_minutes is not None:
             if "minutes" not in config_fields(kind):
                 raise ConfigError(

@@ -188,7 +188,7 @@ class InferenceConfig:
     )
     polish: bool = opt(
         True,
-        "without --model and --refine: 20 sweeps of epie after the learned solver, 30 from a flat object",
+        "without --model and --refine: 30 sweeps of epie after the learned solver, or from a flat object",
     )
     withhold: float = opt(
         0.02, "fraction of the frames kept from the solver, to measure the residual on", ge=0, le=0.5

@@ -10,8 +10,10 @@ import pytest
 from calling import call
 from small import small_scan
 
+from ptycho_torch.cli.refining import RefiningConfig
 from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import open_scan
+from ptycho_torch.solvers import RefineOptions
 
 
 def test_the_reconstruction_file_is_what_it_says(folder: Path) -> None:
@@ -102,10 +104,18 @@ def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
     assert metrics["residual"] < metrics["residual_before_refinement"]
 
 
+def test_positions_need_no_other_flag() -> None:
+    refinement = RefiningConfig(refine_positions=True).refinement()
+    assert refinement is not None
+    assert refinement.options == RefineOptions(sweeps=60, update_positions=True)
+    assert RefiningConfig().refinement() is None
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--refine-positions",), "--refine"),
+        (("--refine-positions", "--refine", 0), "takes sweeps"),
+        (("--refine-positions", "--engine", "epie"), "--refine"),
         (("--refine-minutes", 1), "--refine"),
         (("--engine", "epie"), "--refine"),
         (("--engine", "magic", "--refine", 2), "expected one of"),
