@@ -45,7 +45,14 @@ DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
 """Distances of frames for N = 64; for other N in proportion."""
 SIZE, EDGE = 64, 124
-FITTED = (*range(20), *range(40, 48))
+PHOTOGRAPHED = 100
+"""Number from which on the object of a scan that calibrates is made of photographs."""
+FITTED = (*range(20), *range(40, 48), *range(PHOTOGRAPHED, PHOTOGRAPHED + 28))
+PICTURES = (
+    "chelsea", "clock", "coffee", "gravel", "hubble_deep_field", "immunohistochemistry", "page", "retina", "rocket",
+    "text",
+)  # fmt: skip
+"""Pictures for calibration; those of :func:`held_out` are others."""
 MOST = 3000
 """Pixels of a cell that are kept."""
 
@@ -88,15 +95,25 @@ def scan_to_judge(dose: float, step: int, number: int, seed: int, size: int) -> 
     )
 
 
+def photographs(edge: int, rng: np.random.Generator) -> NDArray[np.complex128]:
+    """Two pictures as amplitude and phase: errors on what pretraining draws say too little of other objects."""
+    first, second = (picture(name, edge) for name in rng.choice(PICTURES, 2, replace=False))
+    return np.asarray((1 - rng.uniform(0.1, 0.9) * first) * np.exp(1j * rng.uniform(-3, 3) * second))
+
+
 def fitting_scan(number: int, seed: int) -> Scan:
-    """Random object, probe, spacing and dose, from 40 on a low one; every third probe guess is wrong, every sixth N is 64."""
+    """Random object, probe, spacing and dose; from 40 on a low one, from 100 on photographs for the object.
+
+    Every third probe guess is wrong, every sixth N is 64.
+    """
     rng = np.random.default_rng((seed, number))
     size = 64 if number % 6 == 0 else 32
     edge = round(2.3 * size)
     step = float(np.exp(rng.uniform(np.log(size / 9), np.log(size / 2))))
     positions = make_positions("grid", (edge, edge), size, step=step, jitter=0.1 * step, seed=number)
-    obj, probe = random_object(edge, rng), random_probe(size, rng)
-    exponent = rng.uniform(2.7, 9 if number < 40 else 4.2)
+    obj = photographs(edge, rng) if number >= PHOTOGRAPHED else random_object(edge, rng)
+    probe = random_probe(size, rng)
+    exponent = rng.uniform(2.7, 4.2 if 40 <= number < PHOTOGRAPHED else 9)
     scan = simulate_scan(obj, probe, positions, photons=10**exponent, seed=number)
     return replace(scan, probe=spoiled_probe(scan.probe, rng)) if number % 3 == 1 else scan
 
@@ -150,7 +167,8 @@ def calibrate(cells: Sequence[dict[str, NDArray[Any]]], arguments: Any, each: in
     provenance = {
         "command": "python benchmarks/uncertainty.py --fit",
         "date": time.strftime("%Y-%m-%d"),
-        "scans": f"{len(cells)} of random objects and probes of the kinds that pretraining draws, seed {arguments.seed}",
+        "scans": f"{len(cells)} of random objects and probes of the kinds that pretraining draws, and of photographs,"
+        f" seed {arguments.seed}",
         "solver": "reconstruct, its defaults, nothing withheld",
     }
     return Calibration(np.array(parts), provenance)

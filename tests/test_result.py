@@ -268,7 +268,7 @@ def test_an_hdf5_result_of_more_than_its_size_is_refused(tmp_path: Path) -> None
         ({"solver": 3}, "solver: expected text"),
         ({"object": np.ones((5, 7))}, "object: expected numbers"),
         ({"weight": None}, "weight: there is no such dataset"),
-        ({"weight": np.full((5, 7), np.nan, np.float32)}, "weight: expected finite values"),
+        ({"weight": np.full((5, 7), np.nan, np.float32)}, "weight: holds NaN"),
     ],
 )
 def test_hdf5_results_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], text: str) -> None:

@@ -224,7 +224,7 @@ def test_a_file_that_is_no_npz_is_refused(content: bytes, tmp_path: Path) -> Non
 
 
 def test_what_is_not_there_or_is_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match="no such file") as caught:
+    with pytest.raises(ScanNotFoundError, match="no such scan file") as caught:
         open_scan(tmp_path / "none.npz")
     assert isinstance(caught.value, FileNotFoundError)
     with pytest.raises(ScanError, match="directory"):

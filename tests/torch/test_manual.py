@@ -28,7 +28,8 @@ from ptycho_torch import generators
 from ptycho_torch.bundle import inspect_bundle
 from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.cli.app import app
-from ptycho_torch.compat.commands import inference_main, train_main
+from ptycho_torch.cli.usage import OneLineCommand
+from ptycho_torch.compat import commands as older_program
 from ptycho_torch.errors import ScanError
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.report import figures
@@ -138,9 +139,9 @@ def _run(line: str) -> None:
         named = re.findall(r"(?:ptychopinn|\.)\[([\w,]+)\]", line)
         assert {extra for names in named for extra in names.split(",")} <= set(known), line
     elif words[0] in ("ptycho_train", "ptycho_inference"):
-        main = train_main if words[0] == "ptycho_train" else inference_main
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert main(words[1:]) in (0, None), line
+        older = typer.Typer()
+        older.command(cls=OneLineCommand)(getattr(older_program, words[0].removeprefix("ptycho_")))
+        typer.main.get_command(older).make_context(words[0], words[1:])
     else:
         assert words[0] in _ELSEWHERE, f"{line}: is it a command of a user? Then run it here"
 

@@ -202,7 +202,9 @@ class FrameSource(NDArrayOperatorsMixin, ABC):
     @property
     def mean_power(self) -> float:
         """Mean over frames of :attr:`power`. Raises :class:`DataError` when there is no signal."""
-        if not (len(self) and self.power.sum() > 0):
+        if not len(self):
+            raise DataError("frames: there are none")
+        if not self.power.sum() > 0:
             raise DataError(f"frames: all {len(self)} are zero everywhere")
         return float(self.power.mean())
 

@@ -204,7 +204,7 @@ def open_scan(path: str | Path, *, format: str | None = None, **options: Unpack[
         )
     try:
         if not path.exists():
-            raise ScanNotFoundError(f"{path}: no such file{similar(path)}")
+            raise ScanNotFoundError(f"{path}: no such scan file{similar(path)}")
         if not path.is_file():
             kind = "a directory" if path.is_dir() else "a device or pipe"
             raise ScanError(f"{path}: expected a scan file, found {kind}")

@@ -23,13 +23,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def heard_signals() -> Iterator[None]:
-    """SIGHUP and SIGINT end a process, also where the tests themselves run under nohup or in the background."""
+def heard_hangup() -> Iterator[None]:
+    """SIGHUP ends a process, also where the tests themselves run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, before)
-    signal.signal(signal.SIGINT, interrupt)
 
 
 LONG = [*QUICK, "--nepochs", "100000", "--batch-size", "2"]

@@ -57,5 +57,5 @@ def test_what_lies_outside_the_truth_has_no_error() -> None:
 def test_nothing_to_compare_is_said() -> None:
     with pytest.raises(DataError, match="zeros everywhere in the common region"):
         errors_against(image(np.zeros_like(TRUTH)), TRUTH)
-    with pytest.raises(DataError, match="no common pixel"):
+    with pytest.raises(DataError, match="no pixel in common"):
         errors_against(replace(image(TRUTH), origin_xy=np.array([900.0, 0])), TRUTH)
