@@ -17,6 +17,7 @@ import ast
 import json
 import statistics
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ HERE = Path(__file__).resolve().parent
 _HEAD = """
 # Benchmarks
 
-Written by `python benchmarks/tables.py` from the documentation of the scripts and the files in [results/](results); change those, not
-this. Each script prints a table and writes JSON (command, date, seed, machine, versions, results) and a figure to
-`benchmark_results/`; JSON that is to be shown here is copied to `results/`. `--quick` runs each in under two minutes, `--help` lists the rest. Scripts that need
-measured data take `--shared FOLDER`, a folder with `data/`. What was tried on the way, and did not help, is in
-[NOTES.md](NOTES.md), and so are single runs from before results were kept.
+Written by `python benchmarks/tables.py` from the documentation of the scripts and the files in [results/](results);
+change those, not this. Each script prints a table and writes JSON (command, date, seed, machine, versions, results)
+and a figure to `benchmark_results/`; JSON that is to be shown here is copied to `results/`. `--quick` runs each in
+under two minutes, `--help` lists the rest. Scripts that need measured data take `--shared FOLDER`, a folder with
+`data/`. What was tried on the way, and did not help, is in [NOTES.md](NOTES.md), and so are single runs from before
+results were kept.
 """
 NEEDED = ("command", "date", "seed", "machine", "results")
 
@@ -150,7 +152,14 @@ def _shown(value: Any) -> str:
 
 def _introduction(script: Path) -> str:
     text = ast.get_docstring(ast.parse(script.read_text())) or ""
-    return text.replace("``", "`")
+    return "\n\n".join(map(_filled, text.replace("``", "`").split("\n\n")))
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph with lines that can be read; commands and tables stay as they are."""
+    if paragraph.startswith((" ", "|")):
+        return paragraph
+    return textwrap.fill(paragraph, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _made_by(record: Mapping[str, Any]) -> str:
@@ -162,7 +171,7 @@ def _made_by(record: Mapping[str, Any]) -> str:
     parts += [f"Python {machine.get('python')}"] + [
         f"{k} {v}" for k, v in machine.get("versions", {}).items()
     ]
-    return f"`{record['command']}`, {record['date']}, seed {record['seed']}. {'; '.join(parts)}."
+    return _filled(f"`{record['command']}`, {record['date']}, seed {record['seed']}. {'; '.join(parts)}.")
 
 
 def main() -> None:

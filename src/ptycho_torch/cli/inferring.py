@@ -102,9 +102,9 @@ def reconstruct(
     if refining.refine == 0:
         settings.polish = False
     reading = {"format": format, "measurement": measurement, "probe": probe_file, **reading_options(flags)}
-    from ptycho_torch.workflows.inference import Pieces, reconstruct_to
+    from ptycho_torch.workflows.inference import Pieces, reconstruct_to, sweeps_at_most
 
-    with joined() as group, _told(console, refining.sweeps or 30) as listeners:
+    with joined() as group, _told(console, refining.sweeps or sweeps_at_most(settings)) as listeners:
         pieces = Pieces(budget, group, large.resume)
         done = reconstruct_to(
             folder,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ptycho_torch.config.exporting import ExportOptions
 from ptycho_torch.errors import ConfigError
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Reconstructor
 from ptycho_torch.physics.patches import region_size
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ptycho_torch.generators.base import Proposal
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.patches import crop, region_size
 
 __all__ = ["solve_groups"]

@@ -33,21 +33,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptycho_torch.generators.region_frames import (
+    RegionFrames,
+    Solution,
+    mean_by_region,
+    scale_of,
+    subsets_for,
+)
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.projection import change_of, intensity
 from ptycho_torch.physics.regions import crop_patches, put_patches, shift_ramps
 
-__all__ = [
-    "Descent",
-    "RegionFrames",
-    "RegionSolver",
-    "RegionState",
-    "Solution",
-    "dealt_subsets",
-    "mean_by_region",
-    "scale_of",
-    "subsets_for",
-]
+__all__ = ["Descent", "RegionSolver", "RegionState"]
 
 _FEATURES = 10
 _PROBE_FEATURES = 8
@@ -57,106 +54,6 @@ _MANY = 4.0
 """Coverage from which on the frames decide, and no longer what the networks know of objects."""
 _CHUNK_PIXELS = 1 << 19
 """Pixels of frames worked on at once: more leave the processor's cache, fewer pay for each call."""
-
-
-def subsets_for(cover: float, frames: int) -> int:
-    """Return how many subsets frames are dealt to: one per three-fold coverage, eight at most.
-
-    Examples
-    --------
-    >>> subsets_for(0.4, 9), subsets_for(12.0, 100), subsets_for(90.0, 1000)
-    (1, 4, 8)
-    """
-    return min(max(round(cover / 3), 1), 8, max(frames, 1))
-
-
-def mean_by_region(values: Tensor, owner: Tensor, regions: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of the frames' values, (M,), in each of some regions, and how many frames it has, (B,) both."""
-    counts = values.new_zeros(regions).index_add_(0, owner, torch.ones_like(values)).clamp_min(1)
-    return values.new_zeros(regions).index_add_(0, owner, values) / counts, counts
-
-
-def scale_of(probe: Tensor, mean_power: Tensor) -> Tensor:
-    """Return the factors (B,) on probes (B, modes, N, N) that give them the power of their frames."""
-    power = (probe.real.square() + probe.imag.square()).sum((1, 2, 3))
-    return (mean_power / power).clamp_min(1e-30).sqrt()
-
-
-def dealt_subsets(frames: int, count: int) -> Tensor:
-    """Return the subset of each of a region's frames, (frames,) int64, as the solver deals them.
-
-    Examples
-    --------
-    >>> torch.bincount(dealt_subsets(10, 3)).tolist()
-    [4, 3, 3]
-    """
-    subset = torch.empty(frames, dtype=torch.int64)
-    subset[torch.randperm(frames, generator=torch.Generator().manual_seed(0))] = torch.arange(frames) % count
-    return subset
-
-
-@dataclass(frozen=True)
-class RegionFrames:
-    """The frames of one region, or of several regions of one shape.
-
-    Attributes
-    ----------
-    amplitudes : (M, N, N) float tensor
-        Measured amplitudes, zero frequency at pixel [N//2, N//2].
-    corners : (M, 2) int64 tensor
-        Row and column of each patch's first pixel.
-    fractions : (M, 2) float tensor
-        Fraction of each position, (x, y).
-    probe : (B, modes, N, N) complex tensor
-        The guess for each region.
-    shape : tuple of int
-        (H, W) of a region.
-    owner : (M,) int64 tensor
-        Region of each frame, 0 to B - 1.
-    good : (N, N) bool tensor, optional
-        Detector pixels that can be trusted.
-    noise : (B,) float tensor, optional
-        Standard deviation of the amplitudes, in their unit; 0 where it is not known.
-    subsets : tuple of (m,) int64 tensors, optional
-        Which frames change the object together, each frame in one of them; default: dealt by coverage.
-    part_of : float, optional
-        Mean power of the frames of a scan that these are a part of; ``probe`` is in their unit then.
-    own : (M,) bool tensor, optional
-        Which frames count in the sums that move a probe; default: all.
-    lag : (B, H, W) tensor, optional
-        The frames' mean autocorrelation on the canvas, where it is known; see :attr:`RegionState.lag`.
-    """
-
-    amplitudes: Tensor
-    corners: Tensor
-    fractions: Tensor
-    probe: Tensor
-    shape: tuple[int, int]
-    owner: Tensor
-    good: Tensor | None = None
-    noise: Tensor | None = None
-    subsets: tuple[Tensor, ...] | None = None
-    part_of: float | None = None
-    own: Tensor | None = None
-    lag: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What the solver found, in the gauge of the probe it was given.
-
-    Attributes
-    ----------
-    objects : list of (B, H, W) complex tensor
-        The object after each iteration, the last one last.
-    probe : (B, modes, N, N) complex tensor
-    coverage : (B, H, W) real tensor
-        ``sum_m T_m |P_m|^2`` over its probe's maximum.
-    """
-
-    objects: list[Tensor]
-    probe: Tensor
-    coverage: Tensor
 
 
 @dataclass(frozen=True)
@@ -254,7 +151,12 @@ class RegionSolver(nn.Module):
         return Solution(objects, probe, state.illumination / state.peak)
 
     def moved_probe(
-        self, number: int, probe: Tensor, spectrum: Tensor, found: Descent, wrong: Tensor
+        self,
+        number: int,
+        probe: Tensor,
+        spectrum: Tensor,
+        sums: tuple[Tensor, Tensor],
+        wrong: Tensor,
     ) -> Tensor:
         """Return the probe after a step along the last pass's changes, then its network's, less where little is wrong.
 
@@ -265,12 +167,13 @@ class RegionSolver(nn.Module):
         probe : (B, modes, N, N) complex tensor
         spectrum : (B, 1, N, N) tensor
             Root of the frames' mean intensity, zero frequency first.
-        found : Descent
+        sums : tuple of tensors
+            ``moves`` and ``bright`` of a :class:`Descent`.
         wrong : (B,) tensor
             Root of the part of the frames' power that is not explained.
         """
         k, size = min(number, self.iterations - 1), probe.shape[-1]
-        moves, bright = torch.fft.ifft2(torch.as_tensor(found.moves)), torch.as_tensor(found.bright)
+        moves, bright = torch.fft.ifft2(sums[0]), sums[1]
         own = (probe.real.square() + probe.imag.square()).sum(1)
         peak = own.detach().amax((-2, -1))[:, None, None].clamp_min(1e-12).sqrt()[:, None]
         top = bright.detach().amax((-2, -1), keepdim=True)
@@ -382,7 +285,8 @@ class RegionState:
         found = self.descend(number, update_probe)
         if update_probe:
             wrong = (found.left / self.total).add(1e-9).sqrt()
-            self.probe = self.solver.moved_probe(number, self.probe, self._spectrum, found, wrong)
+            sums = torch.as_tensor(found.moves), torch.as_tensor(found.bright)
+            self.probe = self.solver.moved_probe(number, self.probe, self._spectrum, sums, wrong)
             self._illuminate()
         self.change(self.proposed(found.features), found.misfit, number)
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ptycho_torch.bundle.shipped import load_solver
 from ptycho_torch.errors import ConfigError, DataError
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.regions import Placement, place
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction

@@ -29,16 +29,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.generators.region_solver import (
-    Descent,
+from ptycho_torch.generators.region_frames import (
     RegionFrames,
-    RegionSolver,
-    RegionState,
     dealt_subsets,
     mean_by_region,
     scale_of,
     subsets_for,
 )
+from ptycho_torch.generators.region_solver import RegionSolver, RegionState
 from ptycho_torch.physics.gauges import level
 from ptycho_torch.physics.regions import Placement, place
 from ptycho_torch.processes import ALONE, Group, dealt
@@ -369,13 +367,11 @@ class LearnedTiles:
         bright = torch.from_numpy(sums["bright"].real.astype(np.float32))[None].to(self.device)
         total = max(float(whole["mean_power"]) * len(self.frames.positions), 1e-30)
         left = float(sums["left"].real.item()) / total
-        nothing = moves.new_zeros(0)
-        found = Descent(nothing, nothing, moves, bright, nothing)
         moved = self.solver.moved_probe(
             k,
             torch.from_numpy(probe)[None].to(self.device),
             torch.from_numpy(whole["spectrum"])[None, None].to(self.device),
-            found,
+            (moves, bright),
             torch.tensor([np.sqrt(left + 1e-9)], dtype=torch.float32, device=self.device),
         )
         return {"probe": moved[0].cpu().numpy()}

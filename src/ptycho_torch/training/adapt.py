@@ -22,7 +22,8 @@ from ptycho_torch.bundle.shipped import solver_of
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError, Interrupted, TrainingError
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject
 from ptycho_torch.processes import current
 from ptycho_torch.scan import Scan, group_neighbours

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.generators.region_solver import RegionFrames
+from ptycho_torch.generators.region_frames import RegionFrames
 from ptycho_torch.physics.regions import crop_patches, place, put_patches, shifted_probes
 from ptycho_torch.simulation.variety import random_object, random_probe, spoiled_probe
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ptycho_torch.generators.region_solver import RegionFrames
+from ptycho_torch.generators.region_frames import RegionFrames
 from ptycho_torch.physics.regions import Placement, place
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.result import Reconstruction

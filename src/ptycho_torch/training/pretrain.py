@@ -19,7 +19,8 @@ from ptycho_torch.bundle.shipped import load_solver
 from ptycho_torch.config.pretraining import PretrainOptions
 from ptycho_torch.errors import TrainingError
 from ptycho_torch.files import ensure_output_dir, write_text_atomic
-from ptycho_torch.generators.region_solver import RegionSolver, Solution
+from ptycho_torch.generators.region_frames import Solution
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.processes import current
 from ptycho_torch.training.examples import Example, Examples, Recipe
 from ptycho_torch.training.sharing import backward, part_of

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver, RegionState
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver, RegionState
 from ptycho_torch.processes import Group
 
 __all__ = ["backward", "own_regions", "part_of", "regions_of"]

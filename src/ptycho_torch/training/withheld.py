@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver, Solution
+from ptycho_torch.generators.region_frames import RegionFrames, Solution
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.regions import crop_patches, shifted_probes
 
 __all__ = ["equivariance", "predicted_error"]

@@ -54,7 +54,7 @@ from ptycho_torch.workflows.tiled import (
     solve_in_pieces,
 )
 
-__all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "reconstruct_to"]
+__all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "reconstruct_to", "sweeps_at_most"]
 
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
@@ -62,6 +62,17 @@ _EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver. Pretraining has four to ten; late ones converge, so more come nearer."""
 _PATIENCE = {"quick": 0.5, "normal": 1.0, "thorough": 3.0}
 """Factor on the sweeps that follow by themselves."""
+
+
+def sweeps_at_most(config: InferenceConfig) -> int:
+    """Return how many sweeps follow by themselves, unless photons are few.
+
+    Examples
+    --------
+    >>> sweeps_at_most(InferenceConfig()), sweeps_at_most(InferenceConfig(effort="thorough"))
+    (30, 90)
+    """
+    return polishing(_PATIENCE[config.effort]).sweeps
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ptycho_torch.files.memory import memory_limit
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import default_probe
 from ptycho_torch.reconstruction.predict import reconstruct as predict
+from ptycho_torch.report.shown import shown_frames
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.remembered import RememberedFrames
@@ -341,8 +342,6 @@ def read_once(scan: Scan, hidden: NDArray[np.bool_]) -> Scan:
     frames = scan.frames
     if not frames.files:
         return scan
-    from ptycho_torch.report.figures import shown_frames  # brings matplotlib, half a second
-
     each = frames.stored_dtype.itemsize * (scan.N * frames.cut.bin) ** 2
     needed = np.union1d(_sample(hidden), shown_frames(scan.n_frames))
     seen = np.flatnonzero(~hidden)

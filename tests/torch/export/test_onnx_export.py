@@ -17,7 +17,8 @@ from ptycho_torch.config import ModelConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError, DependencyError, OutputError, TrainingError
 from ptycho_torch.export import ExportOptions, export_onnx, export_program, onnxfile
 from ptycho_torch.export.lowering import RULES
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import build_pair, default_probe
 
 pytest.importorskip("onnx")

@@ -9,7 +9,8 @@ import torch
 
 from ptycho_torch.config import ModelConfig
 from ptycho_torch.generators import build
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.regions import crop_patches, shifted_probes
 from ptycho_torch.training.examples import Examples, Recipe
 from ptycho_torch.training.pretrain import relative_error

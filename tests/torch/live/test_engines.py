@@ -139,14 +139,20 @@ def test_what_fails_beside_is_raised(tmp_path: Path) -> None:
         growing.settle()
 
 
-def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, learned: LearnedEngine) -> None:
-    laid = Orientation.named("mirror-y")
-    intake = Intake(Spool(tmp_path))
-    growing = Growing(intake, learned, SCAN.probe)
-    for number, frame in enumerate(laid.undo(stored_frames(SCAN))[:40]):
+def grown(folder: Path, engine: LearnedEngine, laid: Orientation, count: int) -> Growing:
+    """The object of so many frames of a detector that lies in some way."""
+    intake = Intake(Spool(folder))
+    growing = Growing(intake, engine, SCAN.probe)
+    for number, frame in enumerate(laid.undo(stored_frames(SCAN))[:count]):
         intake.frame(number, frame, SCAN.positions[number])
     while growing.step():
         pass
+    return growing
+
+
+def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, learned: LearnedEngine) -> None:
+    laid = Orientation.named("mirror-y")
+    growing = grown(tmp_path, learned, laid, 40)
     assert growing.orientation.name == "as-is"
     assert growing.steps["probe"] == 0  # a probe under the wrong orientation is none
     growing.settle()
@@ -155,12 +161,7 @@ def test_a_scan_of_few_frames_shows_at_its_end_how_they_lie(tmp_path: Path, lear
 
 def test_a_new_orientation_solves_all_frames_again(tmp_path: Path, learned: LearnedEngine) -> None:
     laid = Orientation.named("swap-mirror-x")
-    intake = Intake(Spool(tmp_path))
-    growing = Growing(intake, learned, SCAN.probe)
-    for number, frame in enumerate(laid.undo(stored_frames(SCAN))[:110]):
-        intake.frame(number, frame, SCAN.positions[number])
-    while growing.step():
-        pass
+    growing = grown(tmp_path, learned, laid, 110)
     assert growing.orientation == laid
     assert growing.residual is not None
     assert growing.residual < 0.03

@@ -91,7 +91,7 @@ def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
     monkeypatch.setattr(solving, "_sample", lambda hidden: some)
     monkeypatch.setattr(solving, "PROBE_FRAMES", len(some))
     monkeypatch.setattr(solving, "innermost", lambda positions, count: some)
-    for module in (figures, figures.scans):
+    for module in (solving, figures.scans):
         monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
     done = reconstruct_to(tmp_path / "out", path, config=InferenceConfig(polish=False, start="learned"))
     assert done.reconstruction.residual is not None

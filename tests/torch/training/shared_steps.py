@@ -14,7 +14,8 @@ import torch
 from small import QUIET, small_scan
 
 from ptycho_torch.config import ModelConfig, TrainingConfig
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver
+from ptycho_torch.generators.region_frames import RegionFrames
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.processes import joined
 from ptycho_torch.training import adapt, pretrain
 from ptycho_torch.training.examples import Recipe

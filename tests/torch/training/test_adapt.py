@@ -18,7 +18,8 @@ from ptycho_torch.bundle.shipped import load_solver, solver_of
 from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.config import ModelConfig, TrainingConfig
 from ptycho_torch.errors import ConfigError, Interrupted, TrainingError
-from ptycho_torch.generators.region_solver import RegionFrames, RegionSolver, Solution
+from ptycho_torch.generators.region_frames import RegionFrames, Solution
+from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.physics.regions import place
 from ptycho_torch.physics.units import normalise_probe
 from ptycho_torch.scan import Scan, write_scan

@@ -11,7 +11,7 @@ from ptycho_torch.report.figures.comparisons import aligned_figure, beside_figur
 from ptycho_torch.report.figures.curves import pretraining_figure, training_figure
 from ptycho_torch.report.figures.images import reconstruction_figure, uncertainty_figure
 from ptycho_torch.report.figures.panels import drawable, figure_png, save_figure
-from ptycho_torch.report.figures.scans import scan_figure, shown_frames
+from ptycho_torch.report.figures.scans import scan_figure
 
 __all__ = [
     "aligned_figure",
@@ -23,7 +23,6 @@ __all__ = [
     "reconstruction_figure",
     "save_figure",
     "scan_figure",
-    "shown_frames",
     "training_figure",
     "uncertainty_figure",
 ]

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ptycho_torch.report.figures.panels import limits_of, new_figure, panel
+from ptycho_torch.report.shown import shown_frames
 from ptycho_torch.scan import Scan
 
-__all__ = ["scan_figure", "shown_frames"]
-
-_FRAMES = 64
-
-
-def shown_frames(count: int) -> NDArray[np.int64]:
-    """Return which of ``count`` frames go into the mean that :func:`scan_figure` shows."""
-    return np.unique(np.linspace(0, count - 1, min(_FRAMES, count)).astype(np.int64))
+__all__ = ["scan_figure"]
 
 
 def scan_figure(scan: Scan) -> Figure:
