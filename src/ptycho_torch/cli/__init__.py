@@ -7,11 +7,19 @@ SIGTERM, 129 for SIGHUP. Every failure is one line on stderr, and under ``--json
 
 from __future__ import annotations
 
+import os
+
 __all__ = ["main"]
+
+_SPINS = "10000"
 
 
 def main() -> None:
     """Entry point of the ``ptychopinn`` command."""
+    # Threads of GNU OpenMP wait for each other in a busy loop: for long enough to take ten times the time where
+    # another program has one of the cores. Read when torch is loaded; who sets the policy is left alone.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     from ptycho_torch.cli.app import app
 
     app()

@@ -64,8 +64,9 @@ def load_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     if not path.is_file():
+        fault = "not a regular file" if path.exists() else "no such file"
         raise ScanNotFoundError(
-            f"{path}: no such file; the reference is a reconstruction, a scan with objectGuess, or an NPY or NPZ file"
+            f"{path}: {fault}; the reference is a reconstruction, a scan with objectGuess, or an NPY or NPZ file"
         )
     try:
         if path.suffix.lower() == ".npy":
