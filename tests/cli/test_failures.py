@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,47 @@ def test_whatever_goes_wrong(error: BaseException, status: int, text: str) -> No
     assert json.loads(runner.invoke(_command(error), ["--json"]).stdout)["kind"] == type(error).__name__
     assert "Traceback" not in done.stderr
     assert "Traceback" in runner.invoke(_command(error), ["--debug"]).stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str)
+def test_a_signal_ends_a_command_as_ctrl_c_does(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    cleared: list[bool] = []
+    small = typer.Typer()
+
+    @small.command()
+    @guarded
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            pytest.fail("the signal was not heard")
+        finally:
+            cleared.append(True)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert "interrupted" in one_line_of(CliRunner().invoke(small, []), status)
+        assert cleared == [True]
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    small = typer.Typer()
+
+    @small.command()
+    @guarded
+    def command() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert CliRunner().invoke(small, []).exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_closed_pipe_is_no_failure_of_ours() -> None:

@@ -9,13 +9,15 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from types import FrameType
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
@@ -54,6 +56,8 @@ EXIT_USAGE = 2
 """The command line, the configuration or a file is not what it should be."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C; other signals have their own number in place of 2."""
+
+_INTERRUPTED: Final = "interrupted; nothing was written beyond what was said; the same command begins again"
 
 LAUNCHED: Final = "PTYCHOPINN_LAUNCHED"
 """In the environment of processes that another one of this package has started and speaks for."""
@@ -258,7 +262,7 @@ def guarded(command: F) -> F:
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, log_file: Path | None = None, **kwargs: Any) -> Any:
         try:
-            with _logging_to(log_file):
+            with _logging_to(log_file), _ended_by_signals():
                 return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, UsageProblem, BrokenPipeError):
             raise
@@ -287,15 +291,35 @@ def guarded(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what is open is cleared away, and one line says so.
+
+    Those that the process ignores stay ignored. Of several processes the launcher ends the others, which have
+    nothing to say.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    alone = threading.current_thread() is threading.main_thread() and "WORLD_SIZE" not in os.environ
+    taken = [number for number in numbers if alone and signal.getsignal(number) == signal.SIG_DFL]
+
+    def heard(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number, _INTERRUPTED)
+
+    for number in taken:
+        signal.signal(number, heard)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
     """The line and the exit status for an exception."""
     if isinstance(error, Interrupted):
         return str(error), 128 + error.number
     if isinstance(error, KeyboardInterrupt):
-        return (
-            "interrupted; nothing was written beyond what was said; the same command begins again",
-            EXIT_INTERRUPTED,
-        )
+        return _INTERRUPTED, EXIT_INTERRUPTED
     if isinstance(error, PtychoError):
         work = isinstance(error, TrainingError | DependencyError | ProcessLost)
         return str(error), EXIT_FAILED if work else EXIT_USAGE
