@@ -18,7 +18,7 @@ from ptycho_torch.cli import (
     simulating,
     training,
 )
-from ptycho_torch.cli.usage import OneLineGroup
+from ptycho_torch.cli.usage import OneLineCommand, OneLineGroup
 
 __all__ = ["app"]
 
@@ -48,11 +48,12 @@ def root(
 ) -> None:
     """Reconstruct objects from ptychography scans: frames in, image out, without training.
 
-    Exit status: 0 done, 2 wrong usage or input, 1 a failure at work, 128 and the
-    signal's number (130 for Ctrl-C) interrupted; 'verify' has 3
-    and 4 for a bundle that fails.
+    Exit status: 0 done; 1 the work failed; 2 wrong usage or input; 3 and 4 a bundle that 'verify' rejects;
+    128 plus the signal's number when interrupted (130 for Ctrl-C).
     """
 
 
 for _room in (info, simulating, training, pretraining, inferring, live, evaluating, bundles, exporting):
     _room.add_to(app)
+for _command in app.registered_commands:
+    _command.cls = OneLineCommand

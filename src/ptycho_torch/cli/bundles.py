@@ -11,7 +11,7 @@ from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, fail, guarded
 
 __all__ = ["add_to"]
 
-BundleArgument = Annotated[Path, typer.Argument(help="Bundle wts.h5.zip, or a folder that holds one.")]
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle wts.h5.zip, or a folder that holds one.")]
 
 
 @guarded
@@ -48,8 +48,8 @@ def verify(bundle: BundleArgument, json: JsonFlag = False, quiet: QuietFlag = Fa
 
 @guarded
 def convert(
-    old: Annotated[Path, typer.Argument(help="Archive of the TensorFlow program.")],
-    new: Annotated[Path, typer.Argument(help="Bundle to write, or its path without .zip.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Archive of the TensorFlow program.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Bundle to write, or its path without .zip.")],
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

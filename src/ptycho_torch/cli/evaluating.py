@@ -36,10 +36,11 @@ _APPLIED = {
 
 @guarded
 def evaluate(
-    reconstruction: Annotated[Path, typer.Argument(help="reconstruction.npz")],
+    reconstruction: Annotated[Path, typer.Argument(metavar="IMAGE", help="reconstruction.npz")],
     reference: Annotated[
         Path,
         typer.Argument(
+            metavar="REFERENCE",
             help="A reconstruction, a scan with objectGuess, or an NPY or NPZ file with an object."
         ),
     ],

@@ -21,6 +21,7 @@ def export(
     bundle: Annotated[
         Path | None,
         typer.Argument(
+            metavar="BUNDLE",
             help="Bundle wts.h5.zip, or a folder that holds one; default: the one that ships with the package.",
             show_default=False,
         ),

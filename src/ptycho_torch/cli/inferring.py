@@ -48,7 +48,7 @@ _NOT_FLAGS = (
     (ReadingConfig, "Scan file", ()),
 )
 def reconstruct(
-    scan: Annotated[Path, typer.Argument(help="Scan file.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan file.")],
     second: Annotated[Path | None, typer.Argument(hidden=True, show_default=False)] = None,
     output_dir: Annotated[
         Path | None,

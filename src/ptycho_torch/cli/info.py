@@ -25,7 +25,7 @@ __all__ = ["add_to", "blocks"]
 def info(
     file: Annotated[
         Path,
-        typer.Argument(help="Scan, bundle, reconstruction.npz, or a folder that holds one of the last two."),
+        typer.Argument(metavar="FILE", help="Scan, bundle, reconstruction.npz, or a folder that holds one of the last two."),
     ],
     picture: Annotated[
         Path | None,

@@ -117,7 +117,7 @@ def live(
 
 @guarded
 def replay(
-    scan: Annotated[Path, typer.Argument(help="Scan file.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan file.")],
     kind: Annotated[
         str, typer.Option("--as", metavar="simplon2|simplon1|pva|swmr|folder", help="Protocol.")
     ] = "simplon2",

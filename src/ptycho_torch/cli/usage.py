@@ -24,7 +24,19 @@ class OneLineGroup(TyperGroup):
 
 
 class OneLineCommand(TyperCommand):
-    """A command of its own that says in one line what is wrong."""
+    """A command that says in one line what is wrong when it stands alone, and whose usage line is the usual one."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for option in self.params:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""  # type: ignore[union-attr]  # a switch takes no value, so none is shown
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return ``[OPTIONS] SCAN [BUNDLE]``, without arguments that are hidden from the help."""
+        arguments = [a for a in self.params if a.param_type_name == "argument" and not getattr(a, "hidden", False)]
+        names = [(a, getattr(a, "metavar", None) or str(a.name).upper()) for a in arguments]
+        return [self.options_metavar or "", *(name if a.required else f"[{name}]" for a, name in names)]
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run, and exit."""
