@@ -62,7 +62,10 @@ def main() -> None:
         elif line:
             notes[canonicalize_name(Requirement(line).name)] = above
             above = []
-    head = "# The versions that the tests ran with; `pip install -c constraints.txt .` takes them. By .ci/constraints.py."
+    head = (
+        "# The versions that the tests ran with; `pip install -c constraints.txt .` takes them."
+        " By .ci/constraints.py."
+    )
     lines = [head]
     for name, version in sorted(installed().items()):
         lines += [note for note in notes.get(name, []) if note != head] + [f"{name}=={version}"]

@@ -1,4 +1,5 @@
-"""The `adaptation` benchmark: what a minute of predicting withheld frames gives, on the scan itself and on the next one.
+"""The `adaptation` benchmark: what a minute of predicting withheld frames gives, on the scan itself and on the next
+one.
 
     python benchmarks/adaptation.py
 

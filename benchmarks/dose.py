@@ -2,10 +2,10 @@
 
     python benchmarks/dose.py --minutes 1.5
 
-The objects, probe (measured) and split of the `lines` benchmark, gridsize 1, with 1e3 to 1e9 photons
-per frame in training and test alike. For each dose one network is trained on amplitude errors (MAE),
-one on the Poisson likelihood, and one as few photons ask for (``overlap_own``, ``frame_weight``); the score is the Fourier ring correlation of the
-single-shot prediction with the truth, where it falls below 0.5.
+The objects, probe (measured) and split of the `lines` benchmark, gridsize 1, with 1e3 to 1e9 photons per frame in
+training and test alike. For each dose one network is trained on amplitude errors (MAE), one on the Poisson
+likelihood, and one as few photons ask for (``overlap_own``, ``frame_weight``); the score is the Fourier ring
+correlation of the single-shot prediction with the truth, where it falls below 0.5.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""The `failures` benchmark: what it takes to spoil an image, one cause at a time, peers in the same run.
+"""The `failures` benchmark: how much of each cause spoils an image, one at a time, peers in the same run.
 
     python benchmarks/failures.py                            # all; goes on where it was stopped
     python benchmarks/failures.py --only overlap photons     # some causes
     python benchmarks/failures.py --peer PYTHON              # also pty-chi's LSQML, which that interpreter can import
 
-Zone-plate probe, N = 64, 36 frames 12 px apart, 1e6 photons, true probe as guess and true positions, unless the cause says otherwise.
-Objects are never pretrained on; every seed has another one, other noise and other positions. Error: |o - truth| rms over
-|truth| rms where frames light the object, after ramp, shift, phase and scale are taken off.
+Zone-plate probe, N = 64, 36 frames 12 px apart, 1e6 photons, true probe as guess and true positions, unless the
+cause says otherwise. Objects are never pretrained on; every seed has another one, other noise and other positions.
+Error: |o - truth| rms over |truth| rms where frames light the object, after ramp, shift, phase and scale are taken
+off.
 
 `reconstruct`: this package's default. `learned`: that solver alone. `sweeps`: 60 sweeps of epie from a flat object.
-`and positions`: reconstruct, then 60 sweeps that refine positions, too. `one mode`: reconstruct with only the
-first of the probe's modes for a guess. Every image is a line of ``failures.jsonl`` in the output folder; lines made with other
-shipped weights or another version count as missing.
+`and positions`: reconstruct, then 60 sweeps that refine positions, too. `one mode`: reconstruct with only the first
+of the probe's modes for a guess. Every image is a line of ``failures.jsonl`` in the output folder; lines made with
+other shipped weights or another version count as missing.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 Six probes by six objects by N = 64, 128, 256. The default `reconstruct`, without training, beside sweeps of `epie` from
 a flat object: as many as asked for, and as many as go into the same time. All start from the same frames,
-positions and probe guess, which is the true probe spoiled by defocus, size or blur (`--known`: the true one). The error is
-|o - truth| rms over |truth| rms after ramp, shift and one factor, which a blind reconstruction leaves open.
+positions and probe guess, which is the true probe spoiled by defocus, size or blur (`--known`: the true one). The
+error is |o - truth| rms over |truth| rms after ramp, shift and one factor, which a blind reconstruction leaves open.
 """
 
 from __future__ import annotations

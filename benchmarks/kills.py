@@ -2,13 +2,13 @@
 
     python benchmarks/kills.py --each 10 --seed 0
 
-``train``, ``reconstruct``, ``convert`` and ``export`` are begun over a small scan, a bundle and an archive of the TensorFlow
-program, and ended by SIGKILL, or ``train`` also by SIGTERM, after a part of the time that they take undisturbed.
-``whole``: every file that then lies under a name of theirs is of the earlier run or of this one, and whole. ``begun``:
-runs of ``train`` that had written what they are of by then; ``resumed``: those that went on to their end, and ``equal``: to the
-very weights of a run that nobody disturbed.
-``leftovers``: temporary files of killed writers, which the next writer has to remove. Exit status 1 where one of this fails.
-Without ``--shared`` there is no archive, and no ``convert``.
+``train``, ``reconstruct``, ``convert`` and ``export`` are begun over a small scan, a bundle and an archive of the
+TensorFlow program, and ended by SIGKILL, or ``train`` also by SIGTERM, after a part of the time that they take
+undisturbed. ``whole``: every file that then lies under a name of theirs is of the earlier run or of this one, and
+whole. ``begun``: runs of ``train`` that had written what they are of by then; ``resumed``: those that went on to
+their end, and ``equal``: to the very weights of a run that nobody disturbed. ``leftovers``: temporary files of
+killed writers, which the next writer has to remove. Exit status 1 where one of this fails. Without ``--shared``
+there is no archive, and no ``convert``.
 """
 
 from __future__ import annotations

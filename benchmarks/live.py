@@ -2,13 +2,12 @@
 
     python benchmarks/live.py
 
-10,000 frames of 128 x 128 counts through each source, and 1,000 with each of ten seeds, sender and receiver on the same
-cores: positions come 5 s later or
-earlier than their frames, out of order, 1 % of the frames dropped and 1 % sent twice. `solver` is `flat`, which solves nothing
-and shows what everything around a solver takes, or `learned`. `rate` is frames a second as they were sent, `taken` as
-fast as regions were solved and stitched; `CPU ms a frame` is what the receiving process took for everything, waits for other
-programs on the machine not counted; `unaccounted` frames were received and neither used nor refused, and `wrong` pairs have another
-frame's pixels or position.
+10,000 frames of 128 x 128 counts through each source, and 1,000 with each of ten seeds, sender and receiver on the
+same cores: positions come 5 s later or earlier than their frames, out of order, 1 % of the frames dropped and 1 %
+sent twice. `solver` is `flat`, which solves nothing and shows what everything around a solver takes, or `learned`.
+`rate` is frames a second as they were sent, `taken` as fast as regions were solved and stitched; `CPU ms a frame` is
+what the receiving process took for everything, waits for other programs on the machine not counted; `unaccounted`
+frames were received and neither used nor refused, and `wrong` pairs have another frame's pixels or position.
 """
 
 from __future__ import annotations

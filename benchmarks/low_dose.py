@@ -2,10 +2,10 @@
 
     python benchmarks/low_dose.py
 
-Photons a frame from 1e3 to 1e8, frames 8, 16 and 28 px apart, N = 64, zone-plate probe, objects never pretrained on. `by itself`
-is `reconstruct` as it is; `as for many` what it does where photons are many (30 sweeps from a flat object, or the
-learned solver and 20 sweeps, with momentum); `no momentum` the same without; `learned` that solver alone. Error: |o - truth| rms
-over |truth| rms after one global factor.
+Photons a frame from 1e3 to 1e8, frames 8, 16 and 28 px apart, N = 64, zone-plate probe, objects never pretrained on.
+`by itself` is `reconstruct` as it is; `as for many` what it does where photons are many (30 sweeps from a flat
+object, or the learned solver and 20 sweeps, with momentum); `no momentum` the same without; `learned` that solver
+alone. Error: |o - truth| rms over |truth| rms after one global factor.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ reconstruct(model, scan.select(slice(0, 64)), batch_size=32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 result = reconstruct(model, scan, batch_size=32)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"before_mb": before / 1024, "grown_mb": (after - before) / 1024, "canvas": list(result.object.shape)}))
+grown = (after - before) / 1024
+print(json.dumps({"before_mb": before / 1024, "grown_mb": grown, "canvas": list(result.object.shape)}))
 """
 
 

@@ -1,8 +1,8 @@
 """Do the tests notice? Single errors are put into a copy of the physics, and each file's own tests are run.
 
 Errors are what a tired author makes: a sign, a term left out, two arguments swapped, a number off by one, a
-comparison that is strict where it should not be, a conjugate forgotten. A mutant that passes all tests is a survivor:
-a test is missing, or the change changes nothing (then it stands in ``HARMLESS`` with its reason).
+comparison that is strict where it should not be, a conjugate forgotten. A mutant that passes all tests is a
+survivor: a test is missing, or the change changes nothing (then it stands in ``HARMLESS`` with its reason).
 
     python benchmarks/mutate.py                        # all files
     python benchmarks/mutate.py --only regions --quick # every eighth mutant of one
@@ -10,8 +10,8 @@ a test is missing, or the change changes nothing (then it stands in ``HARMLESS``
     python benchmarks/mutate.py --short                # under a minute, in CI
     python benchmarks/mutate.py --named                # ten errors of training, each against the test that is for it
 
-Every outcome is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on there; what was tried with
-another text of the file or of its tests counts as missing.
+Every outcome is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on there; what was
+tried with another text of the file or of its tests counts as missing.
 
 Exit status 1 where a change survives that is not known to be harmless.
 """

@@ -3,11 +3,11 @@
     python benchmarks/tables.py          # writes benchmarks/README.md
     python benchmarks/tables.py --check  # fails where it is not what the files say
 
-A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote
-(``harness.keep``): command, date, seed, machine with versions, and results, a list of rows or an object
-with ``rows``. Where ``by`` in it names columns, rows that agree in those are runs with different seeds;
-their numbers become mean ± standard deviation, with the number of runs. ``pivot`` names three columns: one that goes down, one
-that goes across, and the one that is shown.
+A file ``results/NAME.json`` or ``results/NAME-PART.json`` is what ``benchmarks/NAME.py`` wrote (``harness.keep``):
+command, date, seed, machine with versions, and results, a list of rows or an object with ``rows``. Where ``by`` in
+it names columns, rows that agree in those are runs with different seeds; their numbers become mean ± standard
+deviation, with the number of runs. ``pivot`` names three columns: one that goes down, one that goes across, and the
+one that is shown.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""The `uncertainty` benchmark: do nine of ten true errors lie within the error bars that `reconstruct --uncertainty` gives?
+"""The `uncertainty` benchmark: do nine of ten true errors lie within the error bars that `reconstruct --uncertainty`
+gives?
 
     python benchmarks/uncertainty.py               # objects and probes that neither pretraining nor calibration saw
     python benchmarks/uncertainty.py --fit         # calibrate first, on random ones; writes calibration.json too
     python benchmarks/uncertainty.py --star        # measured data: sigma against the difference of two halves
 
-Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus. Every cell is kept in a file
-of its own: a run that was stopped goes on where it was, with the same shipped weights; ``--fresh`` begins anew.
-`covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's correlation of sigma with
-the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby; `rank of 2 px and pixel`: of
-these two, which no sigma can much exceed. `cost`: time with error bars over
-time without.
+Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus.
+Every cell is kept in a file of its own: a run that was stopped goes on where it was, with the same shipped weights;
+``--fresh`` begins anew. `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's
+correlation of sigma with the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby;
+`rank of 2 px and pixel`: of these two, which no sigma can much exceed. `cost`: time with error bars over time
+without.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def test_the_document_holds_command_machine_and_rows(tmp_path: Path) -> None:
     assert "\n\nWhat `it` measures.\n\nMore.\n\n`python thing.py --minutes 1`, 2026-01-02, seed 7. " in text
     assert "a CPU, 2 cores; no GPU; Python 3.11.7; torch 2.13.0." in text
     assert (
-        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n\n## unrun"
-        in text
+        "| case | ssim | note | frames |\n| --- | --- | --- | --- |\n"
+        "| a\\|b | 0.9877 |  |  |\n| c |  |  | 12 |\n\n## unrun" in text
     )
 
 

@@ -11,7 +11,8 @@ import sys
 for name in ("torch", "lightning", "torchmetrics", "safetensors", "tensorflow", "keras"):
     sys.modules[name] = None
 import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "error::pytest.PytestWarning", *sys.argv[1:]]))
+quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "error::pytest.PytestWarning"]
+sys.exit(pytest.main([*quiet, *sys.argv[1:]]))
 """
 
 LOADING = """

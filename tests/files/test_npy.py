@@ -33,7 +33,8 @@ def described(shape: str, descr: str = "'<f4'") -> str:
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (5, 4, 3)])
 def test_what_numpy_writes_is_read(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     for order in "CF":
-        array = np.asarray(np.random.default_rng(0).integers(0, 2, shape), order=order).astype(dtype)  # type: ignore[call-overload]
+        bits = np.random.default_rng(0).integers(0, 2, shape)
+        array = np.asarray(bits, order=order).astype(dtype)  # type: ignore[call-overload]
         np.save(tmp_path / "a.npy", array)
         np.savez_compressed(tmp_path / "a.npz", a=array)
         with Archive(tmp_path / "a.npz") as archive:

@@ -69,8 +69,10 @@ def test_a_header_that_claims_another_size_is_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
-        ([1 << 40, 1 << 40], "uint16"), ([1 << 14, 1 << 14], "uint32"), ([0, 4], "uint8"), ([4], "uint8"), ([4, 4, 4], "uint8"),
-        ("4x4", "uint8"), ([4.0, 4], "uint8"), ([True, 4], "uint8"), ([4, 4], "object"), ([4, 4], None), (None, "uint8"),
+        ([1 << 40, 1 << 40], "uint16"), ([1 << 14, 1 << 14], "uint32"),
+        ([0, 4], "uint8"), ([4], "uint8"), ([4, 4, 4], "uint8"),
+        ("4x4", "uint8"), ([4.0, 4], "uint8"), ([True, 4], "uint8"),
+        ([4, 4], "object"), ([4, 4], None), (None, "uint8"),
     ],
 )  # fmt: skip
 def test_shapes_and_types_are_judged_before_memory_is_taken(shape: Any, dtype: Any) -> None:

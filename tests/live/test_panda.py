@@ -90,8 +90,10 @@ def test_messages_are_understood(panda: Panda) -> None:
     "message",
     [
         b"", b"\xff\xfe", b"[" * 100_000, b"[]", b"{}", b'{"msg_type": "data"}', b'{"msg_type": 3}',
-        json.dumps(channels(first=-4)).encode(), json.dumps(channels(first=1 << 90)).encode(), json.dumps(channels(first=1.5)).encode(),
-        json.dumps(channels(x=[1.0])).encode(), json.dumps(channels(x=[["a"]])).encode(), json.dumps(channels(x={"a": 1})).encode(),
+        json.dumps(channels(first=-4)).encode(), json.dumps(channels(first=1 << 90)).encode(),
+        json.dumps(channels(first=1.5)).encode(),
+        json.dumps(channels(x=[1.0])).encode(), json.dumps(channels(x=[["a"]])).encode(),
+        json.dumps(channels(x={"a": 1})).encode(),
         json.dumps(channels(x=[[1.0, 2.0]], y=[[1.0, 2.0]])).encode(), b'{"frame_number": 1, "x": "a", "y": 2}',
         b'{"msg_type": "data", "datasets": {"x": {}, "y": {}}}',
     ],

@@ -85,7 +85,8 @@ with h5py.File(sys.argv[1], "r", libver="latest", swmr=True) as file:
         for each in sets:
             each.refresh()
         obj, weight, origin, version = (each[:] for each in sets)
-        print(json.dumps([obj.real.tolist(), obj.imag.tolist(), origin.tolist(), int(version[0]), weight.shape]), flush=True)
+        seen = [obj.real.tolist(), obj.imag.tolist(), origin.tolist(), int(version[0]), weight.shape]
+    print(json.dumps(seen), flush=True)
 """
 
 

@@ -115,10 +115,13 @@ def test_opening_and_measuring_is_one_pass(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"frames": np.full((9, 8, 8), 1e-40, np.float32)}, r"frames: expected amplitudes .* found at most 1e-40; multiply"),
-        ({"frames": np.full((9, 8, 8), 1e30, np.float32)}, r"frames: expected amplitudes .* found at most 1e\+30; multiply"),
+        ({"frames": np.full((9, 8, 8), 1e-40, np.float32)},
+         r"frames: expected amplitudes .* found at most 1e-40; multiply"),
+        ({"frames": np.full((9, 8, 8), 1e30, np.float32)},
+         r"frames: expected amplitudes .* found at most 1e\+30; multiply"),
         ({"positions": np.full((9, 2), 7.0)}, r"positions: expected positions that differ, found 9 times \(7, 7\)"),
-        ({"positions": 1e-6 * np.mgrid[:3, :3].reshape(2, -1).T}, r"look like metres; .* 1\.0e-06 m would make steps of 1 pixel"),
+        ({"positions": 1e-6 * np.mgrid[:3, :3].reshape(2, -1).T},
+         r"look like metres; .* 1\.0e-06 m would make steps of 1 pixel"),
         ({"positions": 1e12 * PLACES}, r"positions: expected object pixels, found positions over \d"),
     ],
 )  # fmt: skip

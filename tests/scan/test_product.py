@@ -37,7 +37,8 @@ def product(**changes: object) -> Product:
     centre = np.array([3e-6, -2e-6])
     values: dict = {
         "positions_m": (SCAN.positions - 36.0) * PIXEL + centre, "indexes": np.arange(SCAN.n_frames),
-        "probe": SCAN.probe[None], "object": OBJECT[None].astype(np.complex64), "pixel_m": PIXEL, "centre_m": tuple(centre),
+        "probe": SCAN.probe[None], "object": OBJECT[None].astype(np.complex64),
+        "pixel_m": PIXEL, "centre_m": tuple(centre),
         "losses": np.array([[0, 0.5], [1, 0.25]]), "name": "a name", "comments": "and more",
         "numbers": {"detector_object_distance_m": 2.0, "photon_energy_eV": 8e3, "probe_photon_count": 1e4},
     }  # fmt: skip

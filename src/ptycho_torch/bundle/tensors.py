@@ -48,7 +48,8 @@ _DTYPES: Final[dict[str, tuple[str, int]]] = {
 _STORAGES: Final = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 _KEY: Final = re.compile(r"[0-9A-Za-z_]{1,40}")
 _RECORD: Final = re.compile(
-    r"(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9A-Za-z_]{1,40})"
+    r"(data\.pkl|version|byteorder|\.format_version|\.storage_alignment"
+    r"|\.data/serialization_id|data/[0-9A-Za-z_]{1,40})"
 )
 
 

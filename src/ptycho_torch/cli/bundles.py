@@ -11,7 +11,9 @@ from ptycho_torch.cli.console import Console, JsonFlag, QuietFlag, fail, guarded
 
 __all__ = ["add_to"]
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle wts.h5.zip, or a folder that holds one.")]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Bundle wts.h5.zip, or a folder that holds one.")
+]
 
 
 @guarded

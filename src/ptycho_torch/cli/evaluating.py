@@ -41,7 +41,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="REFERENCE",
-            help="A reconstruction, a scan with objectGuess, or an NPY or NPZ file with an object."
+            help="A reconstruction, a scan with objectGuess, or an NPY or NPZ file with an object.",
         ),
     ],
     keep: Annotated[

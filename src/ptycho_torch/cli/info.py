@@ -25,7 +25,10 @@ __all__ = ["add_to", "blocks"]
 def info(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Scan, bundle, reconstruction.npz, or a folder that holds one of the last two."),
+        typer.Argument(
+            metavar="FILE",
+            help="Scan, bundle, reconstruction.npz, or a folder that holds one of the last two.",
+        ),
     ],
     picture: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Several processes for one command: the same command in N processes of this machine, started as ``torchrun`` starts them."""
+"""Several processes for one command: N processes of this machine run it, started as ``torchrun`` starts them."""
 
 from __future__ import annotations
 

@@ -125,7 +125,8 @@ def replay(
         str | None,
         typer.Option(
             "--to",
-            help="Address of the frames; default: tcp://127.0.0.1:9999, pva://127.0.0.1:5076/REPLAY, replay.h5 or replay/.",
+            help="Address of the frames; default: tcp://127.0.0.1:9999, pva://127.0.0.1:5076/REPLAY, replay.h5"
+            " or replay/.",
             show_default=False,
         ),
     ] = None,

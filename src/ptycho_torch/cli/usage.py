@@ -34,7 +34,9 @@ class OneLineCommand(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return ``[OPTIONS] SCAN [BUNDLE]``, without arguments that are hidden from the help."""
-        arguments = [a for a in self.params if a.param_type_name == "argument" and not getattr(a, "hidden", False)]
+        arguments = [
+            a for a in self.params if a.param_type_name == "argument" and not getattr(a, "hidden", False)
+        ]
         names = [(a, getattr(a, "metavar", None) or str(a.name).upper()) for a in arguments]
         return [self.options_metavar or "", *(name if a.required else f"[{name}]" for a, name in names)]
 

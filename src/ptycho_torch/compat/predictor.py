@@ -195,8 +195,9 @@ def reassemble_position(patches: Any, offsets: Any, M: int = 20) -> NDArray[np.c
     """One object (H, W, 1) complex64 from predicted ones (B, N, N, 1) at ``offsets`` (B, 1, 2, 1) = (x, y) pixels.
 
     Patches of :meth:`Predictor.predict` are weighted by the illumination; others by their central
-    ``M`` x ``M`` pixels. Those of a region solver, unchanged, are solved together instead. Positions that come with the canvas of an object guess give an object of that size, pixel
-    on pixel; others the smallest that holds all patches. Pixels that nothing reached are 0.
+    ``M`` x ``M`` pixels. Those of a region solver, unchanged, are solved together instead. Positions that come with
+    the canvas of an object guess give an object of that size, pixel on pixel; others the smallest that holds all
+    patches. Pixels that nothing reached are 0.
 
     On such a canvas a patch's middle, between its pixels N/2 - 1 and N/2, lies at its position: that is how
     ptychodus (``ptychodus.api.object``, ``interpolate``) counts object pixels, half a pixel less than this package.

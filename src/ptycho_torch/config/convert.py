@@ -265,7 +265,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: T | 
     if not isinstance(data, Mapping):
         opening = f"{where[:-1]}: " if where.endswith(".") else where
         raise ConfigError(f"{opening}expected keys and values, found {brief(data)}")
-    nested = {f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(getattr(config, f.name))}  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    nested = {f.name for f in fields if dataclasses.is_dataclass(getattr(config, f.name))}
 
     def walk(part: Mapping[str, Any], prefix: str) -> None:
         for key, value in part.items():

@@ -24,7 +24,8 @@ class ExportOptions:
     modes: int = opt(1, "region solvers: probe modes", ge=1, le=16)
     subsets: int = opt(
         4,
-        "region solvers: parts in which frames change the object; a part holds frames that cover a point about three times",
+        "region solvers: parts in which frames change the object; a part holds frames that cover a point about"
+        " three times",
         ge=1,
         le=8,
     )

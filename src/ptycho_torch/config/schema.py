@@ -80,8 +80,8 @@ class TrainingConfig:
     output_dir: Path = opt(Path("training_outputs"), "folder for everything that training writes")
     init: str = opt(
         "auto",
-        "weights to start from: 'shipped' (the package's own, adapted), 'scratch', or a bundle; 'auto' takes the shipped"
-        " ones unless another network or labels are asked for",
+        "weights to start from: 'shipped' (the package's own, adapted), 'scratch', or a bundle; 'auto' takes the"
+        " shipped ones unless another network or labels are asked for",
     )
     joint_share: float = opt(
         0.5,

@@ -133,7 +133,10 @@ def form_of(core: Reconstructor, options: ExportOptions) -> Form:
     return _groups(core, options) if solver is None else _scan(solver, core.config.N, options)
 
 
-_ORIENTATION = "axes (y, x): row, then column. Frames: zero frequency at pixel [N//2, N//2]. Last axis of size 2: real and imaginary part"
+_ORIENTATION = (
+    "axes (y, x): row, then column. Frames: zero frequency at pixel [N//2, N//2]. Last axis of size 2: real and"
+    " imaginary part"
+)
 
 
 def _scan(solver: RegionSolver, size: int, options: ExportOptions) -> Form:
@@ -148,13 +151,16 @@ def _scan(solver: RegionSolver, size: int, options: ExportOptions) -> Form:
         ScanForm(solver, options),
         {
             "frames": f"(frames, {size}, {size}) float32: amplitudes, the square roots of counts, in any unit",
-            "positions": f"(frames, 2) float32: (x, y) of each frame's pixel [{size // 2}, {size // 2}] in pixels of the region, from {size // 2} to {side - size // 2 - 1}",
+            "positions": f"(frames, 2) float32: (x, y) of each frame's pixel [{size // 2}, {size // 2}] in pixels of"
+            f" the region, from {size // 2} to {side - size // 2 - 1}",
             "probe": f"({modes}, {size}, {size}, 2) float32: a guess, of any power",
             "good_pixels": f"({size}, {size}) bool: detector pixels that can be trusted",
-            "noise": "() float32: standard deviation of the amplitudes, in their unit: 0.5 for square roots of counts, 0 where it is not known",
+            "noise": "() float32: standard deviation of the amplitudes, in their unit: 0.5 for square roots of"
+            " counts, 0 where it is not known",
         },
         {
-            "object": f"({side}, {side}, 2) float32: the object in the gauge of the given probe; outside the light it means nothing",
+            "object": f"({side}, {side}, 2) float32: the object in the gauge of the given probe; outside the light it"
+            " means nothing",
             "solved_probe": f"({modes}, {size}, {size}, 2) float32",
         },
         {"frames": (0, "frames"), "positions": (0, "frames")},
@@ -165,7 +171,8 @@ def _scan(solver: RegionSolver, size: int, options: ExportOptions) -> Form:
             "orientation": _ORIENTATION,
             "preprocessing": "square roots of counts; nothing is normalised by the caller",
             "scale": "amplitudes in any unit: object times probe explains them up to one factor",
-            "subsets": f"frames i, i + {options.subsets}, i + {2 * options.subsets}, ... change the object together: give neighbouring frames in shuffled order",
+            "subsets": f"frames i, i + {options.subsets}, i + {2 * options.subsets}, ... change the object together:"
+            " give neighbouring frames in shuffled order",
             "limits": f"one region of {side} x {side} pixels: larger scans are cut into regions by the caller",
             "iterations": options.iterations,
         },

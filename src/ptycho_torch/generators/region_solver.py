@@ -391,7 +391,7 @@ class RegionState:
         return self.features_of(torch.stack(parts, 1), number)
 
     def features_of(self, parts: Tensor, number: int) -> Tensor:
-        """What the network is given in iteration ``number``: ``parts``, (B, 8, H, W), and what is the same everywhere."""
+        """The network's inputs in iteration ``number``: ``parts``, (B, 8, H, W), and what is the same everywhere."""
         one = parts[:, :1]
         noise = self.noise[:, None, None, None].expand_as(one)
         k = min(number, self.solver.iterations - 1)

@@ -118,11 +118,12 @@ class Product:
         """
         size = np.array(obj.shape[::-1])
         centre = geometry.metres(np.asarray(origin_xy) + size / 2)
+        layers: Any = obj[None].astype(np.complex64) if isinstance(obj, np.ndarray) else _Layer(obj)
         return cls(
             positions_m=geometry.metres(positions),
             indexes=np.arange(len(positions)),
             probe=probe[None].astype(np.complex64),
-            object=obj[None].astype(np.complex64) if isinstance(obj, np.ndarray) else _Layer(obj),  # type: ignore[arg-type]
+            object=layers,
             pixel_m=geometry.pixel_m,
             centre_m=(float(centre[0]), float(centre[1])),
             name=name,

@@ -8,8 +8,9 @@ For a mini-batch b of frames, in windows at whole pixels with the fraction of a 
     P <- P + beta_p sum_j S_-f_j( o_j* Delta_j ) / ( sum_j |o_j|^2 + alpha max sum_j |o_j|^2 )
     r_j <- r_j + 2 argmin_d || Delta_j - P_j (d . grad) o_j ||^2
 
-Between sweeps k and k + 1 object, probe and positions go on along the way of the last one, by Nesterov's extrapolation with
-a restart where the residual rose: what is slow, the low frequencies of large objects, is reached sooner.
+Between sweeps k and k + 1 object, probe and positions go on in the direction of the last sweep (Nesterov's
+extrapolation, with a restart where the residual rose). What converges slowly, the low frequencies of large objects,
+converges sooner.
 
     x <- x_k + m_k (x_k - x_{k-1}),      m_k = min( n / (n + 3), m ),      n sweeps since the last restart
 

@@ -70,8 +70,10 @@ class RefineOptions(SolverOptions):
 
         Examples
         --------
-        >>> RefineOptions().share_of_step(0), RefineOptions().share_of_step(5), RefineOptions(settling=None).share_of_step(5)
-        (1.0, 0.5, 1.0)
+        >>> RefineOptions().share_of_step(0), RefineOptions().share_of_step(5)
+        (1.0, 0.5)
+        >>> RefineOptions(settling=None).share_of_step(5)
+        1.0
         """
         if self.settling is None:
             return 1.0

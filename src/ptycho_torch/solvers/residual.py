@@ -99,8 +99,8 @@ def noise_floor(
     """Return the R that the noise of counts alone would leave, if the reconstruction were the truth.
 
     ``sum v(lambda) / sum lambda`` with the rates ``lambda = |F psi|^2`` and the mean square of an amplitude's noise,
-    ``v = E (sqrt n - sqrt lambda)^2``, n by Poisson: ``lambda`` where it is dark, 1/4 where it is bright. An object that was fitted
-    to the frames comes below it, since it explains some of their noise, too.
+    ``v = E (sqrt n - sqrt lambda)^2``, n by Poisson: ``lambda`` where it is dark, 1/4 where it is bright. An
+    object that was fitted to the frames comes below it, since it explains some of their noise, too.
 
     Parameters
     ----------

@@ -96,7 +96,8 @@ def fit(
             )
         if len(scans) > 1:
             raise ConfigError(
-                f"--init {config.init}: expected one scan to train on, found {len(scans)}; several are for --init shipped"
+                f"--init {config.init}: give one scan to train on, not {len(scans)};"
+                " only --init shipped takes several"
             )
         state = load_state(workdir / RESUME_NAME) if resume and workdir is not None else None
         return _Run(scan, config, execution, validation, workdir, watch, state, initial).done()

@@ -1,7 +1,8 @@
 """Error bars of a reconstruction: how far off amplitude and phase of each pixel may be.
 
-Known objects, the found one among them, are scanned at the same places with the same light and reconstructed in the same
-way. How far these images are from what they should show, weighted as simulated scans have taught, is the error bar.
+Known objects, the found one among them, are scanned at the same places with the same light and reconstructed in
+the same way. The error bar is how far these images are from what they should show, weighted as simulated scans have
+taught.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ what these photons, this overlap and this probe hide from the solver altogether 
 
 References
 ----------
-.. [1] B. Efron and R. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall (1993), for the parametric bootstrap.
+.. [1] B. Efron and R. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall (1993), for the
+   parametric bootstrap.
 .. [2] J. Tachella and M. Pereyra, "Equivariant bootstrapping for uncertainty quantification in imaging inverse
    problems", AISTATS (2024), for moving the object first.
 """
@@ -57,9 +58,9 @@ class Replicates:
     Attributes
     ----------
     features : (2, 9, H, W) float32 array
-        In the order of :data:`FEATURES`: 1; of each kind of replicates the root mean square error nearby, and that of the
-        whole image; half the logarithm of how many times worse the measured frames are explained than simulated
-        ones, 0 where they are not; and ``log(1 + 10 / n)`` with n photons per pixel of a frame.
+        In the order of :data:`FEATURES`: 1; of each kind of replicates the root mean square error nearby, and
+        that of the whole image; half the logarithm of how many times worse the measured frames are explained
+        than simulated ones, 0 where they are not; and ``log(1 + 10 / n)`` with n photons per pixel of a frame.
     measured : (H, W) bool array
         Pixels that can have an error bar.
     """

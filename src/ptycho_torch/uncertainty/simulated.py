@@ -2,7 +2,8 @@
 
     frame_m = sqrt( g Poisson( |F(P_m crop_m(o'))|^2 / g ) )
 
-``o'`` is the found object, in its place or mirrored and moved, or another one altogether; g the gain, 1 where frames are counts.
+``o'`` is the found object, in its place or mirrored and moved, or another one altogether; g the gain,
+1 where frames are counts.
 """
 
 from __future__ import annotations

@@ -247,7 +247,8 @@ def _reconstruct_elsewhere(bundle: Path, scan: Path, folder: Path) -> Reconstruc
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TrainingError(
-            f"{bundle}: reconstructing in a new process failed with status {done.returncode}: {done.stderr.strip()[-500:]}"
+            f"{bundle}: reconstructing in a new process failed with status {done.returncode}:"
+            f" {done.stderr.strip()[-500:]}"
         )
     return load_reconstruction(folder / "reconstruction.npz")
 

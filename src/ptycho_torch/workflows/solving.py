@@ -196,8 +196,8 @@ def solve(
 ) -> Reconstruction:
     """Solve a scan with a network's region solver.
 
-    It begins from the bundle's probe where that is of the same beam. Else some sweeps of ``epie`` first bring the scan's guess of
-    the probe nearer: a wrong one is what sweeps mend best, and what the network is most easily misled by.
+    It begins from the bundle's probe where that is of the same beam. Otherwise some sweeps of ``epie`` first improve
+    the scan's guess of the probe: sweeps correct a wrong probe best, and nothing misleads the network more.
     """
     assert network.solver is not None
     options = options or LearnedOptions()

@@ -178,7 +178,8 @@ REFUSED = {
     "dtype void": b"\x80\x02cnumpy\ndtype\n(X\x0b\0\0\0V2000000000\x89\x88tR.",
     "dtype alone": b"\x80\x02" + F4 + F4_STATE + b".",
     "dtype twice": b"\x80\x02" + F4 + F4_STATE + F4_STATE + b".",
-    "reconstruct big": b"\x80\x02cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n\x8a\5\0\xe4\x0bT\2\x85C\1btR.",
+    "reconstruct big": b"\x80\x02cnumpy._core.multiarray\n_reconstruct\n"
+    b"(cnumpy\nndarray\n\x8a\5\0\xe4\x0bT\2\x85C\1btR.",
     "reconstruct without state": b"\x80\x02" + EMPTY + b".",
     "array too short": b"\x80\x02" + EMPTY + b"(K\1M\0\1\x85" + F4 + F4_STATE + b"\x89C\4abcdtb.",
     "array negative": b"\x80\x02" + EMPTY + b"(K\1J\xff\xff\xff\xff\x85" + F4 + F4_STATE + b"\x89C\4abcdtb.",
@@ -267,7 +268,8 @@ def test_the_writer_refuses_a_cycle() -> None:
 def test_same_bytes_in_every_process() -> None:
     code = (
         "import sys, numpy as np; from ptycho_torch.bundle.pickles.encoder import encode;"
-        "sys.stdout.buffer.write(encode({'b': [1, 'x', ('x',)], 'a': np.arange(3.), 'c': {'z': 1, 'y': {'x'*3: 2}}}, ValueError))"
+        "value = {'b': [1, 'x', ('x',)], 'a': np.arange(3.), 'c': {'z': 1, 'y': {'x'*3: 2}}};"
+        "sys.stdout.buffer.write(encode(value, ValueError))"
     )
     out = {
         subprocess.run(

@@ -127,7 +127,8 @@ def test_without_the_token_nothing_is_answered(page: Page, path: str) -> None:
     ("path", "status"),
     [
         ("/image?edge=5", 400), ("/image?edge=100000", 400), ("/image?edge=x", 400), ("/image?x0=5&x1=5", 400),
-        ("/image?x0=" + "9" * 5000, 400), ("/positions?from=-1", 400), ("/nothing", 404), ("/image", 204), ("/positions?from=7", 200),
+        ("/image?x0=" + "9" * 5000, 400), ("/positions?from=-1", 400), ("/nothing", 404),
+        ("/image", 204), ("/positions?from=7", 200),
     ],
 )  # fmt: skip
 def test_what_is_asked_for_is_bounded(page: Page, path: str, status: int) -> None:

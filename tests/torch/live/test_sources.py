@@ -52,7 +52,8 @@ def session_of(folder: Path, kind: str, address: str, places: str | None, **endi
         sources.append(SOURCES.get("panda")(places, SourceOptions(samples=SAMPLES)))
     intake = Intake(Spool(folder / "spool"))
     growing = Growing(intake, FlatEngine(), SCAN.probe)
-    return Session(intake, growing, sources, Ending(**{"patience": 1.0, "silence": 20.0, **ending}))  # type: ignore[arg-type]
+    waits: dict[str, Any] = {"patience": 1.0, "silence": 20.0, **ending}
+    return Session(intake, growing, sources, Ending(**waits))
 
 
 def sending(
@@ -67,7 +68,8 @@ def sending(
         write_scan(scan, folder / "scan.npz", measurement="counts")
         code = (
             "from ptycho_torch.scan import open_scan; from ptycho_torch.live.replay import *;"
-            f"replay(open_scan({str(folder / 'scan.npz')!r}), {kind!r}, {address!r}, ReplayOptions(**{asdict(options)!r}))"
+            f"replay(open_scan({str(folder / 'scan.npz')!r}), {kind!r}, {address!r},"
+            f" ReplayOptions(**{asdict(options)!r}))"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -63,14 +63,16 @@ def adapted(folder: Path) -> list[float]:
     adapt.on_device, adapt._Run = in_double, InDouble  # type: ignore[misc]
     adapt._EPOCH = 1, 1  # type: ignore[misc]
     save_solver(tiny(), folder / "wts.h5", {})
-    settings = {
+    settings: dict[str, Any] = {
+        "init": str(folder),
+        "nepochs": STEPS,
         "max_minutes": None,
         "max_steps": STEPS,
         "probe_sweeps": 2,
         "batch_size": 3,
         "warmup_steps": 2,
     }
-    config = TrainingConfig(model=ModelConfig(N=0, gridsize=2), init=str(folder), nepochs=STEPS, **settings)  # type: ignore[arg-type]
+    config = TrainingConfig(model=ModelConfig(N=0, gridsize=2), **settings)
     rows: list[float] = []
     watch = Watch(on_row=lambda history: rows.append(history[-1]["loss"]))
     done = fit(small_scan(16, step=4.0, edge=48), config, QUIET, watch=watch)

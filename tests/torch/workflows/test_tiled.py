@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,13 +37,11 @@ def never_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptycho_torch.workflows.inference.fits", lambda *_: False)
 
 
-def solved(
-    folder: Path, scan: Scan, sweeps: int = 4, resume: bool = False, **more: object
-) -> dict[str, Path]:
+def solved(folder: Path, scan: Scan, sweeps: int = 4, resume: bool = False, **more: Any) -> dict[str, Path]:
     flat = InferenceConfig(start="flat")
     refinement = Refinement("epie", RefineOptions(sweeps=sweeps, step=1.0))
     pieces = Pieces(memory_used() + LITTLE, resume=resume)
-    done = reconstruct_to(folder, scan, None, flat, QUIET, refinement=refinement, pieces=pieces, **more)  # type: ignore[arg-type]
+    done = reconstruct_to(folder, scan, None, flat, QUIET, refinement=refinement, pieces=pieces, **more)
     return done.files
 
 

@@ -20,10 +20,8 @@ def _filled(value: float | None) -> Rule:
         )
         if fill is None:
             fill = next(a for a in rest if isinstance(a, int | float))
-        if sizes is None:
-            shape = c.w.op("Shape", first.re if isinstance(first, Pair) else first)
-        else:
-            shape = c.sizes(sizes)
+        like = first.re if isinstance(first, Pair) else first
+        shape = c.w.op("Shape", like) if sizes is None else c.sizes(sizes)
         kind = made.dtype.to_real() if made.dtype.is_complex else made.dtype
         full = c.w.op("Expand", c.real(fill, kind), shape)
         zero = c.w.op("Expand", c.real(0.0, kind), shape) if made.dtype.is_complex else ""

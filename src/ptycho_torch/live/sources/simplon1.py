@@ -35,7 +35,7 @@ _SHUFFLED: Final = re.compile(r"bs(8|16|32)-lz4<?")
 
 @SOURCES.register("simplon1")
 class Simplon1(Source):
-    """Frames of a Dectris detector, stream version 1. A position may come in the appendix, JSON with ``x`` and ``y``."""
+    """Frames of a Dectris detector, stream version 1. Appendices, JSON with ``x`` and ``y``, may hold positions."""
 
     gives = ("frame", "position")
 
