@@ -1,6 +1,6 @@
 """From a program of ``torch.export`` to ONNX: complex numbers as pairs of real ones, transforms as products.
 
-    F x = W x W,    W_jk = exp(-2 pi i jk / N),    [re im] [[C -S] [S C]] for each axis
+    [re im] [[C -S] [S C]]    for each axis, after one step of an FFT (:mod:`.transforms`)
 
 A program is walked node by node. What depends on constants alone is computed here, by torch itself; the rest
 becomes ONNX nodes by the table :data:`RULES`, from operator to function. A program that uses another operator is
