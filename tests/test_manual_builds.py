@@ -50,3 +50,8 @@ def test_every_page_is_found_from_the_menu(site: Path) -> None:
     home = (site / "index.html").read_text()
     pages = {str(page.relative_to(site)) for page in site.rglob("*.html")} - {"404.html", "index.html"}
     assert {page for page in pages if f'href="{page}"' not in home} == set()
+
+
+def test_docstrings_show_no_markup(site: Path) -> None:
+    pages = [*(site / "api").glob("*.html")]
+    assert [str(page) for page in pages if re.search(r":\w+:(?:<code>|`)", page.read_text())] == []

@@ -31,6 +31,9 @@ BESIDE = (
 """Pages of the manual that lie outside docs/, where people and other programs look for them."""
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\(\(|\[)(.*?)\\(?:\)|\])\s*</\1>', re.DOTALL)
+_ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):<code>([^<]+)</code>")
+_CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
+_LONG = re.compile(r"<code>([^<]{41,})</code>")
 _LINK = re.compile(r"(\]\(|\bsrc=\")([^)#\"\s:]+)")
 _WHOLE_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s:]+)\)")
 
@@ -69,8 +72,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html_text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas as MathML."""
-    return _FORMULA.sub(_mathml, html_text)
+    """Formulas as MathML, roles of docstrings as links, and long code in tables marked as such."""
+    html_text = _FORMULA.sub(_mathml, html_text)
+    html_text = _ROLE.sub(_reference, html_text)
+    return _CELL.sub(lambda cell: _LONG.sub(r'<code class="long">\1</code>', cell[0]), html_text)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -79,6 +84,13 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         "javascripts/iframe-worker-shim.js", posixpath.dirname(page.file.dest_uri) or "."
     )
     return output.replace("https://unpkg.com/iframe-worker/shim", here)
+
+
+def _reference(found: re.Match[str]) -> str:
+    """``:func:`~package.name``` as a link to that name where the manual has it, else as code."""
+    target = found[1].removeprefix("~")
+    shown = target.rsplit(".", 1)[-1] if found[1].startswith("~") else target
+    return f'<autoref identifier="{target}" optional><code>{shown}</code></autoref>'
 
 
 def _mathml(found: re.Match[str]) -> str:
