@@ -68,7 +68,7 @@ def test_too_small() -> None:
     mask[:6, :6] = True
     with pytest.raises(DataError, match="no room for SSIM's window of 7 x 7"):
         ssim(a, b, 1.0, mask)
-    with pytest.raises(DataError, match="at least 176 pixels a side"):
+    with pytest.raises(DataError, match="at least 176 x 176 pixels"):
         ms_ssim(a, b, 1.0)
 
 

@@ -69,7 +69,7 @@ def test_what_is_written_is_read_back(scan: Scan, as_counts: bool, tmp_path: Pat
     assert back.source is not None
     assert back.source.measurement == measurement
     assert back.source.sha256 == file_sha256(tmp_path / "scan.npz")
-    assert back.source.measurement_why.startswith("The file says")
+    assert back.source.measurement_why.startswith("the file says")
     assert [p.name for p in tmp_path.iterdir()] == ["scan.npz"]
 
 

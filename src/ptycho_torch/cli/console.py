@@ -275,7 +275,8 @@ def guarded(command: F) -> F:
                 raise typer.Exit(status) from None
             if rank_of():
                 time.sleep(_FIRST)
-            fail(text, type(error).__name__, bool(kwargs.get("json")))
+            kind = next(c.__name__ for c in type(error).__mro__ if not c.__name__.startswith("_"))
+            fail(text, kind, bool(kwargs.get("json")))
             raise typer.Exit(status) from None
 
     signature = inspect.signature(command, eval_str=True)

@@ -143,7 +143,8 @@ def ms_ssim(image: NDArray[np.floating], reference: NDArray[np.floating], data_r
     """
     if min(image.shape) < MS_SSIM_LEAST:
         raise DataError(
-            f"MS-SSIM: expected a rectangle of at least {MS_SSIM_LEAST} pixels a side, found {image.shape}"
+            f"MS-SSIM needs a region of at least {MS_SSIM_LEAST} x {MS_SSIM_LEAST} pixels; this one is"
+            f" {image.shape[0]} x {image.shape[1]}"
         )
     low = float(reference.min())
     first, second = ((np.asarray(v, np.float64) - low) / data_range for v in (image, reference))

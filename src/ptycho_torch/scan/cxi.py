@@ -35,20 +35,25 @@ __all__ = ["Cxi"]
 
 _EV: Final = 1.602176634e-19
 _DATA: Final = ("entry_1/data_1/data", "entry_1/instrument_1/detector_1/data")
-_PLACES: Final = ("entry_1/sample_1/geometry_1/translation", "entry_1/data_1/translation")
+_PLACES: Final = (
+    "entry_1/sample_1/geometry_1/translation",
+    "entry_1/data_1/translation",
+    "entry_1/sample_1/transformations/translation",
+)
 _PROBE: Final = ("entry_1/instrument_1/source_1/illumination", "entry_1/image_1/data")
 _DETECTOR: Final = "entry_1/instrument_1/detector_1"
 _ENERGY: Final = (
     "entry_1/instrument_1/source_1/energy",
     "entry_1/instrument_1/beam_1/incident_beam_energy",
+    "entry_1/instrument_1/beam_1/energy",
 )
 
 
-def _first(file: H5File, names: tuple[str, ...], what: str) -> str:
+def _first(file: H5File, names: tuple[str, ...], what: str, more: str = "") -> str:
     for name in names:
         if file.is_dataset(name):
             return name
-    raise ScanError(f"{file.path}: {what}: missing: {' or '.join(names)}")
+    raise ScanError(f"{file.path}: there is no {what}; CXI files have it at {' or '.join(names)}{more}")
 
 
 def _scalar(file: H5File, *names: str) -> float:
@@ -77,7 +82,7 @@ def _on_array(
 
 def _metres(file: H5File, count: int) -> NDArray[np.float64]:
     """Positions (M, 2) = (x, y) in metres, on the object's array."""
-    place = _first(file, _PLACES, "translation")
+    place = _first(file, _PLACES, "translation", "; --positions-file gives positions from elsewhere")
     moves = read_array(file, place, None, "iuf")
     if moves.ndim < 2 or moves.shape[-1] < 2 or int(np.prod(moves.shape[:-1])) != count:
         raise ScanError(f"{file.path}: {place}: expected shape ({count}, 3), found {moves.shape}")

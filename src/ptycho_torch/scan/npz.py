@@ -118,7 +118,7 @@ def _said(archive: Archive, key: str) -> tuple[str, str] | None:
         values = archive.read("measurement", limit=1024).ravel()
         said = str(values[0]) if values.size else ""
         if said in ("amplitude", "counts"):
-            return said, f"The file says that {key} holds {said}."
+            return said, f"the file says that {key} holds {said}."
     return None
 
 

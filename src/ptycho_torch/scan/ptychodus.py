@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ScanError
+from ptycho_torch.errors import ScanError, ScanNotFoundError
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.scan.hdf5 import H5File, has_members, opened, read_array
 from ptycho_torch.scan.intake import Found, Request
@@ -30,7 +30,13 @@ PRODUCT_NAME: Final = "product.h5"
 
 def product_beside(path: str | Path) -> Product:
     """The product that belongs to a diffraction file: ``product.h5`` in its folder."""
-    return read_product(Path(path).parent / PRODUCT_NAME)
+    product = Path(path).parent / PRODUCT_NAME
+    if not product.is_file():
+        raise ScanNotFoundError(
+            f"{product}: no such file, and {Path(path).name} has no positions itself; put the product there, or give"
+            " --positions-file FILE"
+        )
+    return read_product(product)
 
 
 @FORMATS.register("ptychodus")

@@ -107,7 +107,7 @@ class Ptyd(ScanFormat):
                 names={"frames": f"{groups[0]}/data" + " ..." * (len(groups) > 1)},
                 optics=_optics(file),
                 bad_pixels=_bad(file, groups, frame),
-                says=("counts", "The ptyd format stores intensities, so they were taken as counts."),
+                says=("counts", "the ptyd format stores intensities, so they were taken as counts."),
             )
         keys = tuple(f"{group}/data" for group in groups)
         found.frames = H5Frames(path, keys, external=request.external)

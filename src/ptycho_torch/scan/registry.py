@@ -118,10 +118,13 @@ def _recognised(path: Path) -> str:
     for name in [*named, *formats]:
         if formats[name].recognises(path, head):
             return name
-    if named:  # its reader explains best what is wrong with the content
+    if len(named) == 1:  # its reader explains best what is wrong with the content
         return named[0]
     known = ", ".join(f"{name} ({' '.join(f.suffixes)})" for name, f in formats.items() if f.suffixes)
-    raise ScanError(f"{path}: not a scan file of a known format ({known}); --format NAME overrules")
+    raise ScanError(
+        f"{path}: not a scan file of a known format ({known}); --format NAME overrules, and the manual's page"
+        " 'A file that no format fits' has the few lines that make an NPZ of any file"
+    )
 
 
 class Options(TypedDict, total=False):
