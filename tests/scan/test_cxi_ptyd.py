@@ -242,12 +242,12 @@ def test_a_file_of_no_format_is_told_where_to_go(tmp_path: Path) -> None:
     """Several formats have this suffix; none of them claims to know what is wrong with the content."""
     with h5py.File(tmp_path / "mystery.h5", "w") as file:
         file["exp/frames"] = np.ones((3, 8, 8), np.uint16)
-    with pytest.raises(ScanError, match="not a scan file of a known format .*A file that no format fits"):
+    with pytest.raises(ScanError, match=r"not a scan file of a known format .*A file that no format fits"):
         open_scan(tmp_path / "mystery.h5")
 
 
 def test_frames_of_ptychodus_without_their_product(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "diffraction.h5", "w") as file:
         file["patterns"], file["indexes"] = np.ones((3, 8, 8), np.uint16), np.arange(3)
-    with pytest.raises(ScanError, match="product.h5: no such file, .* --positions-file"):
+    with pytest.raises(ScanError, match=r"product\.h5: no such file, .* --positions-file"):
         open_scan(tmp_path / "diffraction.h5")
