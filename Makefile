@@ -35,7 +35,7 @@ notebooks: $(READY)
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python docs/tools/notebooks.py
 
 # An sdist, a wheel out of it, and an image with what is installed from it in an environment of its own.
-wheels: $(READY)
+wheels:
 	PYTHON=$(PYTHON) .ci/wheels
 
 $(READY): pyproject.toml constraints.txt

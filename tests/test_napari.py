@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 import ptycho_torch
@@ -30,10 +32,11 @@ def test_a_result_lies_where_its_positions_do(tmp_path: Path) -> None:
     assert spots.tolist() == [[9.0, 1.0]]
 
 
-def test_a_scan_and_what_is_neither(tmp_path: Path) -> None:
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_scan_and_what_is_neither(tmp_path: Path, probe: bool) -> None:
     obj = make_object("grf", 64, 0)
     made = simulate_scan(obj, make_probe("disk", 32), make_positions("grid", obj.shape, 32, step=8.0))
-    write_scan(made, tmp_path / "s.npz")
+    write_scan(made if probe else replace(made, probe=None), tmp_path / "s.npz")
     reader = get_reader(str(tmp_path / "s.npz"))
     assert reader is not None
     frames, _, _ = reader(str(tmp_path / "s.npz"))[0]

@@ -6,6 +6,7 @@ napari finds it by the manifest ``napari.yaml`` beside this file; nothing here i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]
 
 
 def _opened(path: str) -> Reconstruction | Scan | None:
-    for read in (load_reconstruction, open_scan):
+    readers: tuple[Callable[[Path], Reconstruction | Scan], ...] = (
+        load_reconstruction,
+        partial(open_scan, require_probe=False),
+    )
+    for read in readers:
         try:
-            found: Reconstruction | Scan = read(Path(path))  # type: ignore[operator]
+            return read(Path(path))
         except PtychoError:
             continue
-        return found
     return None
 
 

@@ -38,7 +38,11 @@ def logger_of(name: str, folder: Path | None) -> Any:
     try:
         if name == "tensorboard":
             return TensorBoardLogger(where, name="tensorboard", version="")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(where / 'mlflow.db').absolute()}"
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            import sqlalchemy  # noqa: F401  # mlflow-skinny comes without, and fails only when it logs
+
+            uri = f"sqlite:///{(where / 'mlflow.db').absolute()}"
         return MLFlowLogger(experiment_name="ptychopinn", run_name=where.name, tracking_uri=uri)
     except ImportError as error:
         raise DependencyError(f"--logger {name} needs {name} ({error}): pip install {name}") from error

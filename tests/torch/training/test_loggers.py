@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(loggers, "TensorBoardLogger", absent)
     with pytest.raises(DependencyError, match="pip install tensorboard"):
         logger_of("tensorboard", tmp_path)
+
+
+def test_mlflow_without_a_store_is_said_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """mlflow-skinny imports well and has no database to log to."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    with pytest.raises(DependencyError, match="pip install mlflow"):
+        logger_of("mlflow", tmp_path)
 
 
 def test_none_is_none() -> None:
