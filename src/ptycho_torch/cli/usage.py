@@ -26,11 +26,13 @@ class OneLineGroup(TyperGroup):
 class OneLineCommand(TyperCommand):
     """A command that says in one line what is wrong when it stands alone, and whose usage line is the usual one."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        for option in self.params:
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments and options, switches without the value that they do not take."""
+        found = super().get_params(ctx)
+        for option in found:
             if getattr(option, "is_flag", False):
-                option.metavar = ""  # type: ignore[union-attr]  # a switch takes no value, so none is shown
+                option.metavar = ""
+        return found
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return ``[OPTIONS] SCAN [BUNDLE]``, without arguments that are hidden from the help."""

@@ -138,3 +138,12 @@ def test_errors_are_json_too(folder: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "no.npz" in json.loads(done.stdout)["error"]
+
+
+def test_the_usage_line_names_what_the_texts_name() -> None:
+    """And not the argument that only catches the order of earlier versions, nor values of switches."""
+    for command, usage in (("reconstruct", "SCAN"), ("train", "[SCAN...]"), ("evaluate", "IMAGE REFERENCE")):
+        shown = call(command, "--help").output
+        assert f"{command} [OPTIONS] {usage}" in shown
+        assert "second" not in shown
+        assert "bool" not in shown
