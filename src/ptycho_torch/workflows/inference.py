@@ -57,6 +57,10 @@ from ptycho_torch.workflows.tiled import (
 __all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "reconstruct_to", "sweeps_at_most"]
 
 logger = logging.getLogger(__name__)
+_OVERFITS = (
+    "Frames that were withheld are explained much worse than those that were used: the image overfits. It holds what is "
+    "in its own frames only, such as their noise. Fewer sweeps, more overlap, more photons or better positions help."
+)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
 _EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver. Pretraining has four to ten; late ones converge, so more come nearer."""
@@ -434,7 +438,7 @@ def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
         if rec.sigma_phase is not None:
             pictures.append(("Error bars", figure_png(uncertainty_figure(rec))))
         sections = [
-            Section("Object", "", done.metrics, pictures),
+            Section("Object", _OVERFITS if rec.overfits else "", done.metrics, pictures),
             Section("Scan", "", {}, [("Positions, mean frame, probe guess", scan_picture)]),
         ]
         write_report(folder / "report.html", f"Reconstruction of {job.name}", sections)
