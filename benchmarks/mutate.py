@@ -93,7 +93,6 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("patches.py", "torch.where(x <= 1", "x < 2  ->  x <= 2"): _JOINT,
     ("patches.py", "if own != 1", "1  ->  2"): _SHORTCUT,
     ("phases.py", "_SWEEPS = 100", "100  ->  101"): _PLENTY,
-    ("phases.py", "_TOLERANCE", "1e-09  ->  1.0000000000000002e-06"): _PLENTY,
     ("phases.py", "np.abs(new - z)", "new - z  ->  new + z"): _PLENTY,
     ("phases.py", "np.abs(new - z)", "new - z  ->  new"): _PLENTY,
     ("phases.py", "change < _TOLERANCE", "change < _TOLERANCE  ->  change <= _TOLERANCE"): _PLENTY,
