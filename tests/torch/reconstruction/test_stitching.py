@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.reconstruction.stitching import Canvas
+from ptycho_torch.reconstruction.stitching import _self_overlap as self_overlap
 
 SIZE = 24
 
@@ -147,6 +148,22 @@ def test_random_phases_are_aligned(seed: int, batch: int) -> None:
     turns = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, len(at)))
     obj, _, canvas = stitch(patches_at(at) * turns[:, None, None], at, batch, bell())
     assert error_up_to_phase(obj, canvas) < 1e-3
+
+
+def test_phases_are_aligned_unless_that_is_refused() -> None:
+    at = grid(jitter=2)
+    values = torch.from_numpy(patches_at(at) * np.exp(1j * np.arange(len(at)))[:, None, None])
+    canvas = Canvas(at, SIZE, bell())
+    canvas.add(values.to(torch.complex64)[:, None], at[:, None])
+    assert error_up_to_phase(canvas.finish()[0], canvas) < 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_patch_overlaps_itself_wholly_and_others_by_what_they_share(size: int) -> None:
+    flat = self_overlap(np.ones((size, size)))
+    lag = np.abs(np.arange(1 - size, size))
+    assert np.allclose(flat, np.outer(size - lag, size - lag) / size**2)
+    assert self_overlap(bell(size)).max() == pytest.approx(1)
 
 
 def test_one_patch_gone_astray_among_agreeing_ones_is_turned_back() -> None:
