@@ -79,6 +79,7 @@ _ORDER = "only the order of the costs counts"
 _JOINT = "both pieces have the same value where they meet"
 _SYMMETRIC = "symmetric in both"
 _EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
+_ANY_NEGATIVE = "any negative length is the one to be found"
 _ROUNDING = "only rounding makes it negative"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
 HARMLESS: dict[tuple[str, str, str], str] = {
@@ -132,7 +133,8 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "stitching.py",
         ".reshape(-1, 2)",
         "1  ->  2",
-    ): "numpy takes any negative length for the one to be found",
+    ): _ANY_NEGATIVE,
+    ("stitching.py", "reshape(-1, size, size).to", "1  ->  2"): _ANY_NEGATIVE,
     ("stitching.py", "self.size >= 32", "self.size >= 32  ->  self.size > 32"): _SHORTCUT,
     ("stitching.py", "(turns != 1).any()", "turns != 1  ->  turns == 1"): _SHORTCUT,
     ("metrics.py", "np.vdot(r, o)", "np.vdot(r, o)  ->  np.vdot(o, r)"): "its modulus is taken",
