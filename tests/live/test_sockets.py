@@ -108,7 +108,7 @@ def test_a_subscriber_that_is_slow_holds_the_sender_up() -> None:
             slow.recv()
             got += 1
         sending.join(20)
-    sender.end()
+        sender.end()  # while somebody is there to take the last message
     assert got == 1000
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from ptycho_torch.errors import ConfigError, printable
+from ptycho_torch.errors import ConfigError, DataError, printable
 from ptycho_torch.files.memory import memory_limit
-from ptycho_torch.live.sources.base import Peer, Receiver, needed
+from ptycho_torch.live.sources.base import Gathered, Peer, Receiver, needed
 
-__all__ = ["connected", "let_go", "messages", "patient_send", "subscribed"]
+__all__ = ["connected", "follow", "let_go", "patient_send", "subscribed"]
 
 _POLL_MS: Final = 50
 _HIGH_WATER: Final = (8, 512)
@@ -24,6 +24,10 @@ _LOOK: Final = 0.05
 _LET_GO: Final = 6.0
 _GIVEN_UP: Final = 0.5
 """Seconds after which a connection that ended and is not tried again is made anew."""
+_BURST: Final = (64, 16 << 20)
+"""Messages that are read at once, and bytes from which on no more are."""
+_GATHER: Final = 0.004
+"""Seconds for which messages gather."""
 _PARTS: Final = 64
 """Parts that a message may have."""
 
@@ -89,38 +93,102 @@ def _bound(zmq: Any, socket: Any, address: str) -> None:
         time.sleep(0.1)
 
 
-def messages(
-    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str = "frame", *, bound: bool = False
-) -> Iterator[list[Any]]:
-    """Yield messages, as lists of parts, until ``stop`` is set; those of too many parts are refused."""
-    zmq = needed("zmq", "pyzmq")
+def follow(
+    socket: Any,
+    to: Receiver,
+    stop: threading.Event,
+    take: Callable[[list[bytes], Receiver], bool],
+    name: str,
+    kind: str = "frame",
+    *,
+    bound: bool = False,
+) -> None:
+    """Read messages until ``stop`` is set, or one is the last.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+    to : Receiver
+    stop : threading.Event
+    take : callable
+        Gets the parts of a message and a receiver; returns whether it is the last. What it cannot understand is a
+        :class:`DataError`, which is refused by its text up to the first colon.
+    name : str
+        Of the peer, for people.
+    kind : {"frame", "position"}
+        What messages hold, of which too many parts are refused.
+    bound : bool
+        The peer connects.
+    """
+    gathered = Gathered(to)
+    for burst in _bursts(socket, to, stop, name, kind, bound):
+        try:
+            for parts in burst:
+                try:
+                    if take(parts, gathered):
+                        return
+                except DataError as error:
+                    to.refuse(kind, str(error).partition(":")[0] or "malformed")
+        finally:
+            gathered.flush()
+
+
+def _bursts(
+    socket: Any, to: Receiver, stop: threading.Event, name: str, kind: str, bound: bool
+) -> Iterator[list[list[bytes]]]:
+    """Yield messages, each a list of parts, those together that are there at once, until ``stop`` is set.
+
+    Where few come, some are let gather: to wake up for each would take longer than to read it.
+    """
     peer = Peer(to, name)
     lost = _Lost(socket, to, name, kind, bound)
+    few = max(1, socket.get_hwm() // 4)
     looked = time.monotonic()
     try:
         while not stop.is_set():
-            try:
-                parts = socket.recv_multipart(zmq.NOBLOCK, copy=True)
-            except zmq.Again:
-                looked = time.monotonic()
-                came = socket.poll(_POLL_MS)
-                to.waited(time.monotonic() - looked)
-                lost.look(quiet=not came)
-                if not came:
-                    peer.silent()
-                continue
-            peer.heard()
-            if time.monotonic() - looked > _LOOK:
-                looked = time.monotonic()
-                to.waited(0.0)
-                lost.look(quiet=False)
-            if len(parts) > _PARTS:
+            found, refused = _there(socket)
+            for _ in range(refused):
                 to.refuse(kind, "a message of too many parts")
-                continue
-            yield parts
+            count = len(found) + refused
+            if count:
+                peer.heard()
+            if found:
+                yield found
+            began = time.monotonic()
+            if not count:
+                if not socket.poll(_POLL_MS):
+                    peer.silent()
+            elif count < few:
+                time.sleep(_GATHER)
+            now = time.monotonic()
+            to.waited(now - began)
+            if now - looked > _LOOK:
+                looked = now
+                lost.look(quiet=not count and not socket.poll(0))
     finally:
         lost.close()
         socket.close()
+
+
+def _there(socket: Any) -> tuple[list[list[bytes]], int]:
+    """Messages that wait in a socket, a burst of them at most, and how many more were of too many parts."""
+    zmq = needed("zmq", "pyzmq")
+    found: list[list[bytes]] = []
+    refused = size = 0
+    with contextlib.suppress(zmq.Again):
+        while len(found) + refused < _BURST[0] and size < _BURST[1]:
+            parts, count = [socket.recv(zmq.NOBLOCK)], 1
+            while socket.rcvmore:
+                part = socket.recv()
+                count += 1
+                if count <= _PARTS:
+                    parts.append(part)
+            size += sum(map(len, parts))
+            if count > _PARTS:
+                refused += 1
+            else:
+                found.append(parts)
+    return found, refused
 
 
 class _Lost:

@@ -127,8 +127,7 @@ class Swmr(Source):
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         frames = data[first:end]
         self._done["frame"] = np.concatenate([self._done["frame"], names])
-        for number, frame in zip(names.tolist(), frames, strict=True):
-            to.frame(number, frame)
+        to.frames([(number, frame, None) for number, frame in zip(names.tolist(), frames, strict=True)])
         return True
 
     def _take_places(self, found: _Sets, to: Receiver) -> bool:
@@ -144,8 +143,7 @@ class Swmr(Source):
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         x, y = found.x[first:end], found.y[first:end]
         self._done["position"] = np.concatenate([self._done["position"], names])
-        for number, at_x, at_y in zip(names.tolist(), x.tolist(), y.tolist(), strict=True):
-            to.position(number, at_x, at_y)
+        to.positions(list(zip(names.tolist(), x.tolist(), y.tolist(), strict=True)))
         return True
 
     @classmethod
