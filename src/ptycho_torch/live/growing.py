@@ -40,14 +40,16 @@ _TRIED: Final = 48
 _TOTAL: Final = (12, 256)
 """Least and most frames of a region."""
 _NEIGHBOURS: Final = 32
-"""Frames of a region that were there before, at most, unless more of them are new."""
+"""Frames of a region that were there before, at most, unless twice as many are new."""
 _PROBE_FRAMES: Final = 128
 _JUDGED: Final = 8
-_GATHER: Final = 0.02
+_AT_ONCE: Final = 16
+"""Frames that are made amplitudes of at once, while they lie in the processor's memory."""
+_GATHER: Final = 0.03
 """Seconds for which new frames gather."""
 _QUICK: Final = 64
 """Frames of a region from which on they do: a few take longer one by one than together."""
-_RARELY: Final = 10
+_RARELY: Final = 20
 """How much longer than it took nothing is solved again while new frames come."""
 _JUDGE: Final = 0.2
 """Seconds between two looks at the residual."""
@@ -124,6 +126,7 @@ class Growing:
         self._judged = -_JUDGE
         self._again_from = 0.0
         self._per_frame = self.options.seconds / 32
+        self._room = _Room()
         self._beside: Future[Callable[[], None]] | None = None
 
     @property
@@ -135,6 +138,11 @@ class Growing:
     def positions(self) -> NDArray[np.float64]:
         """(M, 2) of all frames so far, in the order in which they were paired."""
         return self._positions[: self._count]
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """(M,) where each frame is kept, in the same order."""
+        return self._slots[: self._count]
 
     @property
     def backlog(self) -> int:
@@ -256,27 +264,37 @@ class Growing:
             values[:, good] = 0
         return (values if self._counts else np.square(values)).sum((1, 2))
 
-    def _region(self, index: NDArray[np.int64], orientation: Orientation | None = None) -> Region:
+    def _region(
+        self, index: NDArray[np.int64], orientation: Orientation | None = None, beside: bool = False
+    ) -> Region:
+        """Frames that are solved together; unless that is done ``beside``, the next region takes their memory."""
         assert self.probe is not None
-        index = np.sort(index)  # neighbours on the disk are read at once, and the newest come last
         turned = self.orientation if orientation is None else orientation
-        stored = turned.turn(self.intake.spool.read(self._slots[index]))
-        bad = self.intake.bad
-        good = (
-            None if bad is None or bad.shape != frames.shape[1:] else np.ascontiguousarray(turned.turn(~bad))
-        )
-        frames = np.empty(stored.shape, np.float32)
-        if self._counts:
-            np.sqrt(stored, out=frames, casting="same_kind")
-            frames *= np.float32(self.factor)
-        else:
-            np.multiply(stored, np.float32(self.factor), out=frames, casting="same_kind")
+        # Neighbours on the disk are read at once, and the newest come last.
+        index = index[np.argsort(self._slots[index])]
+        bad, size = self.intake.bad, self._size
+        good = None if bad is None or bad.shape != (size, size) else np.ascontiguousarray(turned.turn(~bad))
+        shape = (len(index), size, size)
+        frames = np.empty(shape, np.float32) if beside else self._room.of(shape)
+        for start in range(0, len(index), _AT_ONCE):
+            part = index[start : start + _AT_ONCE]
+            stored = turned.turn(self.intake.spool.read(self._slots[part]))
+            self._amplitudes(stored, frames[start : start + _AT_ONCE])
         if good is not None:
             frames *= good
         return Region(frames, self._positions[index], self.probe, good, self._noise)
 
+    def _amplitudes(self, stored: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Normalised amplitudes of frames as they are stored."""
+        factor = np.float32(self.factor)
+        if self._counts:
+            np.sqrt(stored, out=out, casting="same_kind")
+            out *= factor
+        else:
+            np.multiply(stored, factor, out=out, casting="same_kind")
+
     def _orient(self) -> None:
-        region = self._region(innermost(self.positions, _TRIED), Orientation("as-is"))
+        region = self._region(innermost(self.positions, _TRIED), Orientation("as-is"), beside=True)
 
         def tried() -> Callable[[], None]:
             best, found = which_orientation(region, self.engine)
@@ -318,7 +336,7 @@ class Growing:
         share = 3 * total // 4 if len(self._pending) > total else total // 2
         new = self._nearest(seed, waiting, max(1, share))
         others = np.setdiff1d(near, waiting, assume_unique=True)
-        known = self._nearest(seed, others, min(total - len(new), max(len(new), _NEIGHBOURS)))
+        known = self._nearest(seed, others, min(total - len(new), max(len(new) // 2, _NEIGHBOURS)))
         self._solve(np.concatenate([new, known]), "new")
         now = time.monotonic()
         self.shown[new] = now
@@ -349,7 +367,7 @@ class Growing:
         if self._count < _FIRST:
             return
         index = innermost(self.positions, _PROBE_FRAMES)
-        region = self._region(index)
+        region = self._region(index, beside=True)
 
         def solved() -> Callable[[], None]:
             found = self.engine.solve(region, True)
@@ -388,6 +406,20 @@ class Growing:
         low = whole.min(0) - few.size // 2
         found = misfit(few, self.canvas.crop(low, whole.max(0) + few.size - few.size // 2))
         self.residual = found if self.residual is None else self.residual + 0.2 * (found - self.residual)
+
+
+class _Room:
+    """Memory that is used again: the system takes longer to give new memory than frames take to be put there."""
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(0, np.float32)
+
+    def of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array, in the place of the one before."""
+        count = int(np.prod(shape))
+        if count > len(self._memory):
+            self._memory = np.empty(count, np.float32)
+        return self._memory[:count].reshape(shape)
 
 
 def _beside(work: Callable[[], Callable[[], None]]) -> Future[Callable[[], None]]:

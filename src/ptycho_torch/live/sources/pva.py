@@ -26,7 +26,7 @@ __all__ = ["Pva", "channel_of", "ndarray_value", "serve"]
 _QUEUE: Final = 512
 _BURST: Final = 64
 """Updates that are read at once."""
-_GATHER: Final = 0.004
+_GATHER: Final = 0.006
 """Seconds for which updates gather."""
 _SETTLED: Final = 1.0
 """Seconds that a watcher may take from its connection to its subscription."""

@@ -26,7 +26,7 @@ _GIVEN_UP: Final = 0.5
 """Seconds after which a connection that ended and is not tried again is made anew."""
 _BURST: Final = (64, 16 << 20)
 """Messages that are read at once, and bytes from which on no more are."""
-_GATHER: Final = 0.004
+_GATHER: Final = 0.006
 """Seconds for which messages gather."""
 _PARTS: Final = 64
 """Parts that a message may have."""
@@ -142,7 +142,7 @@ def _bursts(
     """
     peer = Peer(to, name)
     lost = _Lost(socket, to, name, kind, bound)
-    few = max(1, socket.get_hwm() // 4)
+    few = max(1, socket.get_hwm() // 2)
     looked = time.monotonic()
     try:
         while not stop.is_set():
@@ -178,7 +178,7 @@ def _there(socket: Any) -> tuple[list[list[bytes]], int]:
     with contextlib.suppress(zmq.Again):
         while len(found) + refused < _BURST[0] and size < _BURST[1]:
             parts, count = [socket.recv(zmq.NOBLOCK)], 1
-            while socket.rcvmore:
+            while socket.get(zmq.RCVMORE):
                 part = socket.recv()
                 count += 1
                 if count <= _PARTS:
