@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ class Heard:
 
     def position(self, number: int, x: float, y: float) -> None:
         self.places.append((number, x, y))
+
+    def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
+        self.places += batch
 
     def end(self, kind: str, count: int | None = None) -> None:
         self.ended.append(kind)

@@ -146,7 +146,7 @@ class Intake:
                 return
             for slot, number in enumerate(kept, first):
                 self._paired(self.pairing.frame(number, slot))
-            self._place([(number, *xy) for number, (_, xy) in kept.items() if xy is not None])
+            self._place([(number, xy[0], xy[1]) for number, (_, xy) in kept.items() if xy is not None])
 
     def position(self, number: int, x: float, y: float) -> None:
         self.positions([(number, x, y)])
@@ -277,7 +277,9 @@ class Intake:
         other = series is not None and spool.series is not None and series != spool.series
         for number, frame, xy in batch:
             number -= self.first
-            why = "after the end" if self._closed else "another series" if other else self.pairing.takes(number)
+            why = (
+                "after the end" if self._closed else "another series" if other else self.pairing.takes(number)
+            )
             if why is None and number in kept:
                 why = "duplicate"
             fitting = self._fitting(frame) if why is None else why

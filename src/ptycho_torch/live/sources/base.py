@@ -18,6 +18,8 @@ __all__ = ["Gathered", "Peer", "Receiver", "Sender", "Source", "SourceOptions", 
 
 _GATHERED: Final = 4 << 20
 """Bytes of frames that are handed on at once."""
+_PLACES: Final = 4096
+"""Positions that are."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Gathered:
 
     def position(self, number: int, x: float, y: float) -> None:
         """Gather a position."""
-        self._positions.append((number, x, y))
+        self.positions([(number, x, y)])
 
     def frames(
         self,
@@ -227,9 +229,10 @@ class Gathered:
         self.to.frames(batch, series)
 
     def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
-        """Hand on positions, after what was gathered."""
-        self.flush()
-        self.to.positions(batch)
+        """Gather positions."""
+        self._positions += batch
+        if len(self._positions) >= _PLACES:
+            self.flush()
 
     def start(self, series: str, expected: int | None = None, bad: NDArray[np.bool_] | None = None) -> None:
         """Begin a series, after what was gathered."""

@@ -28,6 +28,8 @@ from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient
 __all__ = ["Panda", "PandaSender", "Samples"]
 
 _MOST_BYTES: Final = 16 << 20
+_AT_ONCE: Final = 4096
+"""Positions that are handed on at once: a message may hold millions."""
 _MOST_OPEN: Final = 1 << 16
 """Frames of which some samples are there and others are not."""
 
@@ -84,8 +86,9 @@ class Panda(Source):
             raise DataError("malformed: x and y of other samples")
         if not 0 <= first < MOST_NUMBER * self.options.samples:
             raise DataError("number out of range: of a sample")
-        for number, at_x, at_y in self._samples.add(first, x, y):
-            to.position(number, at_x, at_y)
+        step = _AT_ONCE * self.options.samples
+        for at in range(0, len(x), step):
+            to.positions(self._samples.add(first + at, x[at : at + step], y[at : at + step]))
         lost, again = self._samples.given_up()
         for _ in range(lost):
             to.refuse("position", "some of its samples missing, and too many wait")

@@ -8,6 +8,7 @@ asks one host, at its search port. ``uniqueId`` is the frame number. Attributes 
 from __future__ import annotations
 
 import functools
+import logging
 import queue
 import threading
 import time
@@ -16,13 +17,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ConfigError, DataError, brief
+from ptycho_torch.errors import ConfigError, DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Gathered, Peer, Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import decompress, plane
 
 __all__ = ["Pva", "channel_of", "ndarray_value", "serve"]
 
+logger = logging.getLogger(__name__)
 _QUEUE: Final = 512
 _BURST: Final = 64
 """Updates that are read at once."""
@@ -111,8 +113,11 @@ class Pva(Source):
             return self._take(update, to)
         except DataError as error:
             to.refuse("frame", str(error).partition(":")[0])
-        except (KeyError, AttributeError, TypeError, ValueError, IndexError):
+        except PtychoError:
+            raise
+        except Exception:  # whatever another structure makes of what is asked of it
             to.refuse("frame", "no NTNDArray")
+            logger.debug("an update that was not understood", exc_info=True)
         return False
 
     def _take(self, update: Any, to: Receiver) -> bool:

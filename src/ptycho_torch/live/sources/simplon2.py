@@ -19,7 +19,7 @@ from ptycho_torch.errors import DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import as_frame, compress_bslz4, decompress, plane
-from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient_send
+from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient_send, series_name
 
 __all__ = ["Simplon2"]
 
@@ -64,7 +64,7 @@ class Simplon2(Source):
             raise DataError("malformed: not CBOR") from error
         if not isinstance(message, dict) or "type" not in message:
             raise DataError("malformed: no type")
-        kind, series = message["type"], str(message.get("series_id"))
+        kind, series = message["type"], series_name(message.get("series_id"))
         if kind == "start":
             expected = message.get("number_of_images")
             to.start(series, expected if type(expected) is int else None, self._bad(message))
