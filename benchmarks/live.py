@@ -15,9 +15,11 @@ frame's pixels or position.
 from __future__ import annotations
 
 import argparse
+import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,16 +55,19 @@ def scan_of(count: int, size: int, seed: int) -> Scan:
     return replace(some, frames=np.sqrt(counts).astype(np.float32), positions=positions, object_guess=None)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def addresses(kind: str, folder: Path) -> tuple[str, str | None]:
-    named = {
-        "swmr": str(folder / "scan.h5"),
-        "folder": str(folder / "in"),
-        "pva": "pva://127.0.0.1:5976/BENCH:IMAGE",
-    }
-    return named.get(kind, "tcp://127.0.0.1:59990"), None if kind in (
-        "swmr",
-        "folder",
-    ) else "pull+tcp://127.0.0.1:59991"
+    if kind in ("swmr", "folder"):
+        return str(folder / ("scan.h5" if kind == "swmr" else "in")), None
+    frames = (
+        f"pva://127.0.0.1:{free_port()}/BENCH:IMAGE" if kind == "pva" else f"tcp://127.0.0.1:{free_port()}"
+    )
+    return frames, f"pull+tcp://127.0.0.1:{free_port()}"
 
 
 class Sent:
@@ -87,8 +92,10 @@ class Sent:
         return (len(at) - 1) / float(np.ptp(at))
 
 
-def send(scan: Scan, kind: str, folder: Path, options: ReplayOptions, sent: Sent) -> None:
-    frames, places = addresses(kind, folder)
+def send(
+    scan: Scan, kind: str, addresses: tuple[str, str | None], options: ReplayOptions, sent: Sent
+) -> None:
+    frames, places = addresses
     sent.go.wait()  # until somebody listens
     replay(scan, kind, frames, options, positions_to=places, sent=sent)
 
@@ -100,7 +107,7 @@ def one(scan: Scan, kind: str, solver: str, options: ReplayOptions) -> dict[str,
         folder = Path(name)
         frames, places = addresses(kind, folder)
         # The sender first: p4p's threads do not survive a fork.
-        sender = get_context("fork").Process(target=send, args=(scan, kind, folder, options, sent))
+        sender = get_context("fork").Process(target=send, args=(scan, kind, (frames, places), options, sent))
         sender.start()
         sources = [SOURCES.get(kind)(frames, SourceOptions(poll=0.02))]
         if places is not None:
@@ -175,13 +182,28 @@ def judged(
     }
 
 
+_SCANS: list[Scan] = []
+"""Handed to the processes of the runs by the fork, which copies nothing."""
+
+
+def apart(frames: int, *what: Any) -> dict[str, Any]:
+    """A run in a process of its own, which forks its sender before it uses p4p: its threads survive no fork."""
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        return pool.submit(_run, frames, *what).result()
+
+
+def _run(frames: int, *what: Any) -> dict[str, Any]:
+    return one(_SCANS[0].select(slice(0, frames)), *what)
+
+
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     count, size = (500, 64) if arguments.quick else (arguments.frames, 128)
     rows: list[dict[str, Any]] = []
     scan = scan_of(max(count, arguments.short), size, arguments.seed)
+    _SCANS[:] = [scan]
 
     def add(frames: int, kind: str, solver: str, options: ReplayOptions) -> None:
-        rows.append(one(scan.select(slice(0, frames)), kind, solver, options))
+        rows.append(apart(frames, kind, solver, options))
         print(table(rows[-1:]), flush=True)
         keep("live", arguments, rows)  # a long run that is stopped leaves what it has
 
