@@ -382,6 +382,7 @@ class Intake:
             self._paired(self.pairing.position(number, x, y))
         self.resumed = len(numbers)
         if self.resumed:
+            self._last_arrival = time.monotonic()  # a sender that is done by now sends nothing more
             self._say(f"going on with {self.resumed} frames that an earlier run received")
 
 
