@@ -59,7 +59,8 @@ __all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "recons
 logger = logging.getLogger(__name__)
 _OVERFITS = (
     "Frames that were withheld are explained much worse than those that were used: the image overfits. It holds what"
-    " is in its own frames only, such as their noise. Fewer sweeps, more overlap, more photons or better positions help."
+    " is in its own frames only, such as their noise. Fewer sweeps, more overlap, more photons or better positions"
+    " help."
 )
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
 _EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
