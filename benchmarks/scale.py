@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,17 @@ import numpy as np
 import torch
 
 from harness import keep, parser, table
+from ptycho_torch.bundle.shipped import load_solver, shipped_bundle
 from ptycho_torch.files.memory import bytes_of
 from ptycho_torch.result import Reconstruction, load_reconstruction
+from ptycho_torch.scan import open_scan
+from ptycho_torch.scan.tiling import cut_tiles
 from ptycho_torch.simulation import make_object, make_probe
+from ptycho_torch.solvers import LearnedOptions
+from ptycho_torch.solvers.frames import frames_of
+from ptycho_torch.solvers.learned import RegionObject, solve_learned
 
+PARTS = ("lengths", "processes", "kills", "cut")
 _SWEEP = re.compile(r"sweep (\d+): R \S+, (\S+) s in all")
 
 
@@ -237,6 +245,38 @@ def kills(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     }
 
 
+def timed(*given: Any) -> tuple[RegionObject, float]:
+    """What ``solve_learned`` finds, and its CPU seconds."""
+    began = time.process_time()
+    return solve_learned(*given), time.process_time() - began
+
+
+def cut(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """How much the learned solver's image depends on the cut into tiles, and what the halo costs."""
+    solver, options, rows = load_solver(shipped_bundle()), LearnedOptions(sweeps=5), []
+    count = 400 if arguments.quick else 900
+    for step in (10.0,) if arguments.quick else (5.0, 10.0, 20.0):
+        path = make_scan(arguments.work / f"cut-{step}.h5", count, 64, step, 1e6, arguments.seed)
+        scan = open_scan(path)
+        frames, probe = frames_of(scan), scan.probe
+        assert probe is not None
+
+        whole, alone = timed(solver, frames, probe, replace(options, tile_pixels=count * 64**2))
+        lit = whole.weight > 0.1 * whole.weight.max()
+        for halo in (0.5, 0.75, 1.0, 1.5):
+            most = -(-count // 4)
+            found, took = timed(solver, frames, probe, replace(options, halo=halo, tile_pixels=most * 64**2))
+            apart = float(
+                np.linalg.norm((found.object - whole.object)[lit]) / np.linalg.norm(whole.object[lit])
+            )
+            tiles = len(cut_tiles(frames.positions, 64, most, halo * 64))
+            rows.append(
+                {"step": step, "tiles": tiles, "halo": halo, "difference": apart, "cost": took / alone}
+            )
+        print(table(rows[-4:]), flush=True)
+    return rows
+
+
 def plain(row: dict[str, Any]) -> dict[str, Any]:
     """A row for the table: seconds of the first and the last sweep in place of all, and nothing that was said."""
     kept = {key: value for key, value in row.items() if key not in ("said", "sweep_seconds")}
@@ -256,7 +296,7 @@ def main() -> None:
     made.add_argument(
         "--work", type=Path, default=Path(), help="folder for scans and images, which are removed at the end"
     )
-    made.add_argument("--only", choices=["lengths", "processes", "kills"], nargs="+", default=None)
+    made.add_argument("--only", choices=PARTS, nargs="+", default=None)
     arguments = made.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads or 1)
     size = arguments.size or (64 if arguments.quick else 128)
@@ -264,7 +304,7 @@ def main() -> None:
     arguments.kills = (3 if arguments.quick else 20) if arguments.kills is None else arguments.kills
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work))
-    parts = arguments.only or ["lengths", "processes", "kills"]
+    parts = arguments.only or PARTS
     about = {"size": size, "step": arguments.step, "sweeps": arguments.sweeps, "memory": arguments.memory}
     if "lengths" in parts:
         rows, summary = lengths(arguments, size)
@@ -278,6 +318,8 @@ def main() -> None:
         print(keep("scale-processes", arguments, {**about, "rows": list(map(plain, rows))}))
     if "kills" in parts:
         print(keep("scale-kills", arguments, kills(arguments, size)))
+    if "cut" in parts:
+        print(keep("scale-cut", arguments, {"rows": cut(arguments)}))
     shutil.rmtree(arguments.work)
 
 

@@ -67,10 +67,10 @@ def memory_limit() -> int:
     return max(0, min([_available(), *_groups(), *_address_space(), *_capped()]))
 
 
-def memory_used() -> int:
-    """Return the bytes of memory that this process holds now; 0 where the system does not tell."""
+def memory_used(pid: int | None = None) -> int:
+    """Return the bytes of memory that this process, or another one, holds now; 0 where the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -129,5 +129,5 @@ class LearnedOptions(SolverOptions):
     tile_pixels: int = opt(
         1 << 24, "pixels of frames solved together, at most; each takes about 60 bytes of memory", ge=1
     )
-    halo: float = opt(1.5, "border in which a tile sees its neighbours' frames, in frame sizes", ge=0, le=16)
+    halo: float = opt(1.0, "border in which a tile sees its neighbours' frames, in frame sizes", ge=0, le=16)
     bf16: bool = opt(False, "networks compute in bfloat16")

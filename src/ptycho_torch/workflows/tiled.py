@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,10 +78,15 @@ class Pieces:
     resume: bool = False
 
     @property
+    def launcher(self) -> int:
+        """Bytes of the process that has started several on this machine and waits for them."""
+        return memory_used(os.getppid()) if self.group.size > 1 else 0
+
+    @property
     def share(self) -> int | None:
         """Bytes of one process, where something was said or several share what is free."""
         if self.memory is not None:
-            return self.memory // self.group.on_machine
+            return max(0, self.memory - self.launcher) // self.group.on_machine
         if self.group.size == 1:
             return None
         return memory_used() + memory_limit() // (2 * self.group.on_machine)
@@ -291,8 +297,9 @@ def _begun(store: Store, job: PieceJob, pieces: Pieces) -> int:
         return int(there["tile_pixels"])
     group = pieces.group
     if memory_limit() < _LEAST:
+        least = pieces.launcher + (memory_used() + _LEAST) * group.on_machine
         raise DataError(
-            f"memory: expected at least {shown_bytes((memory_used() + _LEAST) * group.on_machine)} for"
+            f"memory: expected at least {shown_bytes(least)} for"
             f" {group.on_machine} processes, most of it taken by programs and libraries; raise --memory"
         )
     room = memory_limit() * group.on_machine // (2 if pieces.share is None else 1)

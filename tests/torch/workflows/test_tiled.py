@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -134,6 +135,15 @@ def test_too_little_memory_is_said_before_anything_is_written(scan: Scan, tmp_pa
     with pytest.raises(DataError, match=r"memory: expected at least .*; raise --memory"):
         reconstruct_to(tmp_path, scan, None, InferenceConfig(start="flat"), QUIET, pieces=Pieces(100 << 20))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_that_of_all_processes_and_of_the_one_that_started_them() -> None:
+    held, limit = memory_used(os.getppid()), 2 << 30
+    assert 0 < held < limit
+    several = Pieces(limit, Group(1, 4, 2))
+    assert several.share is not None
+    assert 2 * several.share + held == pytest.approx(limit, abs=16 << 20)
+    assert Pieces(limit).share == limit
 
 
 def test_the_learned_solver_begins_where_frames_are_sparse(tmp_path: Path) -> None:
