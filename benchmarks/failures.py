@@ -9,7 +9,8 @@ Objects are never pretrained on; every seed has another one, other noise and oth
 |truth| rms where frames light the object, after ramp, shift, phase and scale are taken off.
 
 `reconstruct`: this package's default. `learned`: that solver alone. `sweeps`: 60 sweeps of epie from a flat object.
-`and positions`: reconstruct, then 60 sweeps that refine positions, too. `one mode`: reconstruct with only the
+`and positions`: reconstruct, then 60 sweeps that refine positions, too. `and held probe`: the same with the guess of the
+probe as it is until the 31st of these sweeps. `one mode`: reconstruct with only the
 first of the probe's modes for a guess. Every image is a line of ``failures.jsonl`` in the output folder; lines made with other
 shipped weights or another version count as missing.
 """
@@ -178,6 +179,8 @@ def ways(cause: str, peer: Peer | None) -> Iterator[tuple[str, Callable[[Scan], 
     if cause == "positions":
         refined = RefineOptions(sweeps=60, update_positions=True, tolerance=0.0)
         yield "and positions", lambda scan: epie.solve(scan, default(scan), refined)
+        held = LearnedOptions(update_probe=False), replace(refined, probe_after=30)
+        yield "and held probe", lambda scan: epie.solve(scan, learned.solve(scan, None, held[0]), held[1])
     if cause == "modes":
         yield "one mode", lambda scan: default(replace(scan, probe=scan.probe[:1]))
     if peer is not None:

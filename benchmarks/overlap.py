@@ -1,6 +1,7 @@
 """The `overlap` benchmark: error against distance of frames, nothing trained on the scan.
 
     python benchmarks/overlap.py
+    python benchmarks/overlap.py --steps 16 24 32 --seeds 5 --part sparse  # with spread: other positions, other noise
 
 Zone-plate probe, N = 64, 1e7 photons, an object that no pretraining has seen: scikit-image's camera as amplitude,
 its coins as phase. Beside the learned solver in the same run, given the same frames and the same true probe:
@@ -97,30 +98,54 @@ def main() -> None:
     made.add_argument(
         "--after", type=int, nargs="+", default=[10, 30], help="sweeps from the learned solver's image"
     )
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--part", default="", help="of the name of the files; default: none")
     made.add_argument("--blind", action="store_true", help="solve for the probe, too, from the true one")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.steps, arguments.sweeps = [10, 24], [5]
     rows: list[dict[str, Any]] = []
-    for step in arguments.steps:
-        scan = scan_of(step, arguments.photons, arguments.seed)
-        for name, (wrong, seconds) in ways(
-            scan, tuple(arguments.sweeps), tuple(arguments.after), not arguments.blind
-        ).items():
-            rows.append(
-                {"step": step, "frames": scan.n_frames, "way": name, "error": wrong, "seconds": seconds}
-            )
-            print(f"step {step:3d}  {name:28s} {wrong:.4f}  {seconds:.2f} s", flush=True)
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        for step in arguments.steps:
+            scan = scan_of(step, arguments.photons, 2 * seed)  # the noise has the seed after it
+            for name, (wrong, seconds) in ways(
+                scan, tuple(arguments.sweeps), tuple(arguments.after), not arguments.blind
+            ).items():
+                row = {"step": step, "way": name, "seed": seed, "frames": scan.n_frames}
+                rows.append(row | {"error": wrong, "seconds": seconds})
+                print(f"step {step:3d}  {name:28s} {wrong:.4f}  {seconds:.2f} s", flush=True)
+    means = over_seeds(rows)
     names = list(dict.fromkeys(row["way"] for row in rows))
-    by = {(row["step"], row["way"]): row for row in rows}
+    by = {(row["step"], row["way"]): row for row in means}
     shown = [
         {"step, px": step}
         | {n: f"{by[step, n]['error']:.3f} in {by[step, n]['seconds']:.1f} s" for n in names}
         for step in arguments.steps
     ]
     print(table(shown))
-    print(keep("overlap", arguments, {"rows": rows}))
-    figure(rows, names).savefig(arguments.output / "overlap.png", dpi=120)
+    name = f"overlap-{arguments.part}" if arguments.part else "overlap"
+    results = {"rows": rows, "means": means}
+    print(keep(name, arguments, results, by=["step", "way"], pivot=["step", "way", "error"]))
+    figure(means, names).savefig(arguments.output / f"{name}.png", dpi=120)
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean of each step and way over the seeds, and the standard deviation of its error, 0 for a single one."""
+    found = []
+    for step, way in dict.fromkeys((row["step"], row["way"]) for row in rows):
+        mine = [row for row in rows if (row["step"], row["way"]) == (step, way)]
+        errors, seconds = ([row[key] for row in mine] for key in ("error", "seconds"))
+        spread = float(np.std(errors, ddof=1)) if len(mine) > 1 else 0.0
+        found.append(
+            {
+                "step": step,
+                "way": way,
+                "error": float(np.mean(errors)),
+                "spread": spread,
+                "seconds": float(np.mean(seconds)),
+            }
+        )
+    return found
 
 
 def figure(rows: list[dict[str, Any]], names: list[str]) -> Figure:

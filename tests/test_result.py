@@ -275,3 +275,14 @@ def test_hdf5_results_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], t
     with pytest.raises(ScanError, match=text) as refused:
         load_reconstruction(_canvas(tmp_path / "a.h5", **changes))
     assert str(refused.value).count("a.h5") == 1
+
+
+@pytest.mark.parametrize(
+    ("used", "withheld", "told"), [(0.1, 0.2, False), (0.1, 0.21, True), (0.1, None, None)]
+)
+def test_overfitting_is_told_by_the_withheld_frames(
+    used: float, withheld: float | None, told: bool | None
+) -> None:
+    rec = make(residual=used, residual_withheld=withheld)
+    assert rec.overfits is told
+    assert rec.facts().get("overfits") is told

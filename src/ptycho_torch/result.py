@@ -22,6 +22,8 @@ __all__ = ["Reconstruction", "load_reconstruction", "save_reconstruction"]
 _ARRAYS = ("object", "weight", "origin_xy", "positions", "probe")
 _SIGMAS = ("sigma_amplitude", "sigma_phase")
 _NUMBERS = ("intensity_scale", "residual", "residual_withheld", "sweeps", "seconds")
+OVERFIT = 2.0
+"""Times R of used frames above which R of withheld ones shows overfitting."""
 _OLDER = {"sweeps": "refined_sweeps", "residuals": "refined_residuals", "solver": "refined_by"}
 """Fields that files written before them carry under another name in ``info``."""
 
@@ -160,11 +162,28 @@ class Reconstruction:
         """Return everything but the arrays as plain values, ``info`` among them, for tables and JSON."""
         known = {
             "frames": len(self.positions),
-            **{key: getattr(self, key) for key in (*_NUMBERS, "solver")},
+            **{key: getattr(self, key) for key in (*_NUMBERS, "solver", "overfits")},
             "residuals": list(self.residuals),
             "provenance": self.provenance,
         }
         return {**self.info, **{key: value for key, value in known.items() if value is not None}}
+
+    @property
+    def overfits(self) -> bool | None:
+        """Whether R of withheld frames is over twice that of used ones; None where either is unknown.
+
+        Then the image has explained what is in its own frames only, such as their noise.
+
+        Examples
+        --------
+        >>> one = np.ones((1, 4, 4), np.complex64)
+        >>> parts = one[0], one[0].real, np.zeros(2), np.zeros((1, 2)), one
+        >>> Reconstruction(*parts, residual=0.01, residual_withheld=0.03).overfits, Reconstruction(*parts).overfits
+        (True, None)
+        """
+        if self.residual is None or self.residual_withheld is None:
+            return None
+        return self.residual_withheld > OVERFIT * self.residual
 
     @property
     def extent(self) -> tuple[float, float, float, float]:

@@ -55,6 +55,19 @@ def test_what_the_list_names_is_there() -> None:
             assert (mutate.ROOT / path).is_file(), path
 
 
+def test_what_is_called_harmless_is_there() -> None:
+    """An entry whose line is gone would hide the next change that is called the same."""
+    made: dict[str, list[tuple[str, str]]] = {}
+    for file in {file for file, _, _ in mutate.HARMLESS}:
+        for text in [(mutate.ROOT / "src" / n).read_text() for n in mutate.TARGETS if n.endswith(f"/{file}")]:
+            lines = text.splitlines()
+            made.setdefault(file, []).extend((lines[m.line - 1], m.change) for m in mutate.mutants(text))
+    for file, part, change in mutate.HARMLESS:
+        assert any(part in line and change == found for line, found in made[file]), (file, part, change)
+        assert not mutate.is_harmless(file, part, change + "?")
+    assert not mutate.is_harmless("units.py", "x = 1", "1  ->  2")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 def test_survivors_are_those_that_the_tests_do_not_notice(tmp_path: Path) -> None:
     package = tmp_path / "src" / "mutated_here"

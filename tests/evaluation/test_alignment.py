@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.evaluation.alignment import align, inner_rectangle, overlap
+from ptycho_torch.evaluation.alignment import Aligned, align, inner_rectangle, overlap
 from ptycho_torch.evaluation.reference import Reference
 
 
@@ -25,6 +25,14 @@ def thing(
 
 def reference(values: NDArray[np.complex128], origin: tuple[float, float] = (0, 0)) -> Reference:
     return Reference(values.astype(np.complex64), np.ones(values.shape, np.float32), origin)
+
+
+def compared(both: Aligned, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """What is compared, on the whole canvas of a reference at (0, 0)."""
+    whole = np.zeros(shape, bool)
+    x, y = map(round, both.origin_xy)
+    whole[y : y + both.region.shape[0], x : x + both.region.shape[1]] = both.region
+    return whole
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,23 +82,31 @@ def test_the_region_is_where_both_are_known() -> None:
 @pytest.mark.parametrize("shift", [(0.0, 0.4), (-3.9, 2.5)])
 def test_small_shifts_leave_the_region_as_it_is(shift: tuple[float, float]) -> None:
     still, moved = (align(reference(thing(60, 60, s)), reference(thing(60, 60))) for s in ((0, 0), shift))
-    assert np.array_equal(still.region, moved.region)
-    assert still.region.sum() == 52 * 52
+    for both in (still, moved):
+        assert np.array_equal(compared(both, (60, 60)), np.pad(np.ones((52, 52), bool), 4))
 
 
 def test_larger_shifts_compare_only_what_the_image_shows() -> None:
     both = align(reference(thing(60, 60, (0, 9.5))), reference(thing(60, 60)))
     assert both.alignment.shift_xy == pytest.approx((-9.5, 0), abs=1e-3)
-    assert not both.region[:, 60 - 9 - 4 :].any()
-    assert both.region[6:-6, 4 : 60 - 10 - 5].all()
+    whole = compared(both, (60, 60))
+    assert not whole[:, 60 - 9 - 4 :].any()
+    assert whole[6:-6, 4 : 60 - 10 - 5].all()
+
+
+@pytest.mark.parametrize("keep", [[], ["shift"]])
+def test_pixel_grids_between_each_other(keep: list[str]) -> None:
+    """An image whose positions, and with them its origin, lie between the reference's pixels."""
+    moved = reference(thing(60, 70, (-0.25, 0.4)), (9.6, 5.25))
+    both = align(moved, reference(thing(60, 70), (10.0, 5.0)), keep=keep)
+    assert both.alignment.shift_xy == pytest.approx((0, 0), abs=1e-3)
+    assert np.abs(both.image - both.reference)[both.region].max() < 1e-2
 
 
 def test_what_cannot_be_compared() -> None:
     one = reference(thing(30, 30))
     with pytest.raises(DataError, match="no pixel in common: reconstruction at"):
         align(one, reference(thing(30, 30), (30.0, 0.0)))
-    with pytest.raises(DataError, match=r"found them 0.5 pixels apart"):
-        align(one, reference(thing(30, 30), (0.5, 0.0)))
     with pytest.raises(DataError, match="at least 16 pixels known in both, found 9"):
         align(one, reference(thing(30, 30), (27.0, 27.0)), keep=["shift"])
     with pytest.raises(DataError, match="at least 16 pixels known in both, found 4"):

@@ -42,11 +42,13 @@ def ramp(shape: tuple[int, ...], x: float, y: float) -> Complex:
     return np.exp(2j * np.pi * (x * columns + y * rows) / N)
 
 
-def imperfect(kind: str) -> tuple[Complex, NDArray[np.float32], Complex]:
+def imperfect(
+    kind: str, shape: tuple[int, int] = (EDGE, EDGE)
+) -> tuple[Complex, NDArray[np.float32], Complex]:
     """A blurred and noisy image that fades into an empty border, as stitched ones do; weight; truth."""
     truth = make_object(kind, EDGE, 1).astype(complex)
-    y, x = np.indices(truth.shape)
-    depth = np.minimum(np.minimum(x, EDGE - 1 - x), np.minimum(y, EDGE - 1 - y)) - 12
+    y, x = np.indices(shape)
+    depth = np.minimum(np.minimum(x, shape[1] - 1 - x), np.minimum(y, shape[0] - 1 - y)) - 12
     weight = np.clip(depth / 16, 0, 1) ** 2
     rng = np.random.default_rng(3)
     noise = 0.03 * (rng.normal(size=truth.shape) + 1j * rng.normal(size=truth.shape))
@@ -54,7 +56,7 @@ def imperfect(kind: str) -> tuple[Complex, NDArray[np.float32], Complex]:
         unit * ndimage.gaussian_filter(part, 0.7)
         for unit, part in ((1, (truth + noise).real), (1j, (truth + noise).imag))
     )
-    return np.where(weight > 1e-3, image, 0), weight.astype(np.float32), truth
+    return np.where(weight > 1e-3, image[: shape[0], : shape[1]], 0), weight.astype(np.float32), truth
 
 
 def numbers(scores: dict[str, Any]) -> dict[str, float]:
@@ -101,6 +103,50 @@ def test_no_score_depends_on_the_gauge(kind: str) -> None:
         assert np.subtract(now["shift_xy"], start["shift_xy"]) == pytest.approx((-x, -y), abs=2e-3)
         assert now["amplitude_scale"] * abs(factor) == pytest.approx(start["amplitude_scale"], rel=1e-3)
         assert after["region"] == before["region"]
+
+
+def laid(
+    values: Complex, weight: NDArray[np.float32], border: int, x: float, y: float
+) -> tuple[Complex, Any]:
+    """Object and weights on a larger canvas, both moved."""
+    wide = [np.pad(v, border) for v in (values, weight)]
+    there = [moved(v, x, y) if x % 1 or y % 1 else np.roll(v, (int(y), int(x)), (0, 1)) for v in wide]
+    return there[0], np.where(np.abs(there[1]) < 1e-3, 0, there[1].real).astype(np.float32)
+
+
+@pytest.mark.parametrize(("x", "y"), [(2.0, -1.0), (3.45, 2.2), (-31.3, 8.6)])
+@pytest.mark.parametrize("how", ["origin", "array with its weights", "array alone"])
+def test_no_score_depends_on_where_it_lies(x: float, y: float, how: str) -> None:
+    image, weight, truth = imperfect("siemens", (190, 171))
+    reference = Reference(truth.astype(np.complex64), np.ones(truth.shape, np.float32))
+    known = numbers(evaluate(Reference(image.astype(np.complex64), weight), reference))
+    turn = ramp((190 + 80, 171 + 80), 0.3, -0.1) * 1e-3
+    if how == "origin":
+        x, y = round(x), round(y)
+        other = Reference((image * turn[:190, :171]).astype(np.complex64), weight, (x, y))
+    elif how == "array alone":
+        wide, still = laid(image, weight, 40, x, y)[0], np.pad(weight, 40)
+        other = Reference((wide * turn).astype(np.complex64), still, (-40, -40))
+    else:
+        wide, along = laid(image, weight, 40, x, y)
+        other = Reference((wide * turn).astype(np.complex64), along, (-40, -40))
+    after = evaluate(other, reference)
+    assert after["alignment"]["shift_xy"] == pytest.approx((-x, -y), abs=5e-3)
+    assert after["alignment"]["amplitude_scale"] == pytest.approx(1e3, rel=0.02)
+    found = numbers(after)
+    for key, value in known.items():
+        if value is not None:
+            scale = {"psnr": 5, "ring": EDGE, "pixels": 50 * EDGE}.get(key.split()[-1], 1)
+            assert found[key] == pytest.approx(value, abs=1e-3 * scale), key
+
+
+def test_flips_and_conjugates_are_no_gauge() -> None:
+    truth = smooth(96)
+    ones = np.ones(truth.shape, np.float32)
+    for other in (truth.conj(), truth[::-1, ::-1].conj(), truth[::-1], truth[:, ::-1], truth.T):
+        scores = evaluate(Reference(other.astype(np.complex64), ones), truth)
+        assert scores["phase"]["correlation"] < 0.5
+        assert scores["complex"]["nrmse"] > 0.3
 
 
 @settings(max_examples=15, deadline=None)

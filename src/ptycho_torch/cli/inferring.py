@@ -136,7 +136,7 @@ def _told(console: Console, sweeps: int) -> Iterator[Listeners]:
 
 def _shown(console: Console, done: ReconstructionOutputs) -> None:
     files = {name: str(path) for name, path in done.files.items()}
-    shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "sweeps")
+    shown = ("shape", "solver", "seconds", "residual", "residual_withheld", "overfits", "sweeps")
     console.finish(
         {**done.metrics, "files": files},
         {k: done.metrics[k] for k in shown if done.metrics.get(k) is not None},

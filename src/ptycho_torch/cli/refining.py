@@ -26,6 +26,12 @@ class RefiningConfig:
     )
     refine_minutes: float | None = opt(None, "maximum refinement time, in minutes; requires --refine", gt=0)
     refine_positions: bool = opt(False, "refine the positions as well; without --refine: in 60 sweeps")
+    hold_probe: int | None = opt(
+        None,
+        "sweeps that keep the guess of the probe as it is, for a probe that is well known; requires --refine"
+        " or --refine-positions",
+        ge=1,
+    )
     engine: str | None = opt(
         None,
         "refine with another solver than our own 'epie'; pty-chi's (extra 'iterative') are"
@@ -50,6 +56,8 @@ class RefiningConfig:
         if not self.sweeps:
             if self.engine or self.refine_minutes is not None:
                 raise ConfigError("--refine-minutes and --engine require --refine N")
+            if self.hold_probe is not None:
+                raise ConfigError("--hold-probe requires --refine N or --refine-positions")
             if self.refine_positions:
                 raise ConfigError("--refine-positions takes sweeps: leave out --refine 0, or raise it")
             return None
@@ -65,6 +73,10 @@ class RefiningConfig:
                     f"--refine-minutes cannot be used with --engine {solver}, which runs a fixed number of epochs"
                 )
             wanted["minutes"] = self.refine_minutes
+        if self.hold_probe is not None:
+            if "probe_after" not in config_fields(kind):
+                raise ConfigError(f"--hold-probe cannot be used with --engine {solver}")
+            wanted["probe_after"] = self.hold_probe
         return Refinement(solver, from_dict(kind, wanted))
 
 

@@ -6,8 +6,10 @@ as a whole open; those are taken off here, and nothing else (:mod:`ptycho_torch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +37,16 @@ GAUGES = ("ramp", "phase", "scale", "shift")
 _LIMIT = 0.3
 _LEAST = 16
 _BORDER = 32
+_SMALL = 0.5
+"""Radians over the canvas up to which a ramp is small."""
+_FAR = 8
+"""Pixels of shift from which differences can tell whether weights moved along."""
 _MARGIN = 4
-"""Pixels at the border of what is known that are not compared, so that smaller shifts leave the region as it is."""
+"""Pixels at the border of what is known that are not compared where the image may move."""
+_TOO_LITTLE = (
+    f"region: expected at least {_LEAST} pixels known in both, found {{found}}; "
+    "check origins, positions and the region asked for"
+)
 
 
 @dataclass(frozen=True)
@@ -172,8 +182,9 @@ def align(
     -------
     Aligned
         Both on their common rectangle. Compared is where both weights exceed 0.3 of their maximum and, unless the shift
-        is kept, so they do four pixels around: a shift up to that size leaves the region as it is. The phase is
-        that of ``sum conj(o) r``, the amplitude scale ``sum |o||r| / sum |o|^2``, both over the region.
+        is kept, so they do four pixels around. The image's weights are taken to have moved with it where it is
+        dark outside them; else to lie where they lay. The phase is that of ``sum conj(o) r``, the amplitude scale
+        ``sum |o||r| / sum |o|^2``, both over the region.
 
     Raises
     ------
@@ -181,37 +192,61 @@ def align(
         When there is nothing in common to compare, or ``keep`` has another word.
     """
     kept = _kept(keep)
-    known = _Known(image, reference, _wanted(image, region), 0 if "shift" in kept else _MARGIN)
-    ours = known.ours
-    values, other = (part.object.astype(np.complex128) for part in (image, reference))
-    target, still = other[known.theirs], known.at((0.0, 0.0))
-    _require(still)
-    if not np.any(values[ours][still]) or not np.any(target[still]):
+    move = "shift" not in kept
+    pair = _Pair(image, reference, _wanted(image, region), _MARGIN if move else 0)
+    still = pair.laid((0, 0))
+    _require(still.region((0.0, 0.0)))
+    there = still.region((0.0, 0.0))
+    if not np.any(still.values[still.ours][there]) or not np.any(still.target[there]):
         raise DataError("objects: zeros everywhere in the common region, so there is nothing to align")
-    fit = _fitted(values, other, known, "shift" not in kept)
-    common = known.at(fit.shift_xy)
-    _require(common)
-    rows, columns = (float(index.mean()) for index in np.nonzero(common))
-    about = (columns + ours[1].start, rows + ours[0].start)
-    ramp = (0.0, 0.0) if "ramp" in kept else fit.ramp_xy
-    moved = _moved(values, ramp, about, fit.shift_xy, "shift" not in kept)[ours]
-    o, r = moved[common], target[common]
-    phase = 0.0 if "phase" in kept else float(np.angle(np.vdot(o, r)))
-    scale = 1.0 if "scale" in kept else float(np.sum(np.abs(o) * np.abs(r)) / np.sum(np.abs(o) ** 2))
-    x, y = image.origin_xy
-    on_detector = None
-    if image.frame_size is not None:
-        on_detector = (ramp[0] * image.frame_size / (2 * np.pi), ramp[1] * image.frame_size / (2 * np.pi))
-    middle = (x + about[0], y + about[1])
-    record = Alignment(ramp, on_detector, fit.shift_xy, phase, scale, middle, kept)
-    origin = (x + ours[1].start, y + ours[0].start)
-    return Aligned(moved * scale * np.exp(1j * phase), target, common, origin, record)
+    fit = _fitted(pair, still, move)
+    whole = (round(fit.shift_xy[0]), round(fit.shift_xy[1])) if move else (0, 0)
+    near = Fit(fit.ramp_xy, (fit.shift_xy[0] - whole[0], fit.shift_xy[1] - whole[1]), move)
+    along = move and _moved_along(pair, whole, near)
+    return pair.gauged(pair.laid(whole, along), near, kept)
 
 
-def _moved(values: Complex, ramp_xy: Pair, about_xy: Pair, shift_xy: Pair, move: bool) -> Complex:
-    """The values with a ramp, then moved; the ramp is zero at ``about_xy``, once it is there."""
-    tilted = turned(values, ramp_xy, (about_xy[0] - shift_xy[0], about_xy[1] - shift_xy[1]))
-    return Movable(tilted).at(shift_xy) if move else tilted
+def _moved_along(pair: _Pair, whole_xy: tuple[int, int], near: Fit) -> bool:
+    """Whether the weights of an image that was moved moved along; no, where nothing tells."""
+    if max(abs(w + s) for w, s in zip(whole_xy, near.shift_xy, strict=True)) < 1:
+        return False
+    # Nothing was solved for where no light fell. Had only the object moved, it would lie there now.
+    lit = pair.weight > 0
+    newly = ~lit & ndimage.shift(lit, (-whole_xy[1], -whole_xy[0]), order=0)
+    if np.count_nonzero(newly) >= _LEAST:
+        size = np.abs(pair.values)
+        return bool(size[newly].mean() < 0.5 * size[pair.weight > _LIMIT].mean())
+    distance = max(map(abs, whole_xy))
+    if distance < _FAR:
+        return False
+    ways = [pair.laid(whole_xy, along) for along in (False, True)]
+    able = [laid for laid in ways if np.count_nonzero(laid.region(near.shift_xy)) >= _LEAST]
+    if len(able) < 2:
+        return not able or able[0].along
+    weights = [laid.inside(laid.weight(near.shift_xy)) for laid in able]
+    there = np.maximum(*weights) > 0.1
+    both = [pair.gauged(laid, near, ()) for laid in able]
+    error = np.minimum(*(np.abs(one.image - one.reference)[there] for one in both))
+    worse = np.log(error + 1e-9 * error.mean())
+    # The better weights are those that fall where differences grow.
+    told = [float(np.mean((worse - worse.mean()) * np.log(weight[there].clip(0.1)))) for weight in weights]
+    return told[1] < told[0]
+
+
+def _moved(values: Complex, ramp_xy: Pair, about_xy: Pair, shift_xy: Pair) -> Complex:
+    """The values with a ramp, then moved; the ramp is zero at ``about_xy``, once it is there.
+
+    Where opposite edges meet, a ramp makes a step that rings, so it is taken off before. A small one comes after, so that
+    moving undoes what a Fourier shift of the same canvas did.
+    """
+    if not any(shift_xy):
+        return turned(values, ramp_xy, about_xy)
+    height, width = values.shape
+    if max(abs(ramp_xy[0]) * width, abs(ramp_xy[1]) * height) < _SMALL:
+        return turned(Movable(values).at(shift_xy), ramp_xy, about_xy)
+    return Movable(turned(values, ramp_xy, (about_xy[0] - shift_xy[0], about_xy[1] - shift_xy[1]))).at(
+        shift_xy
+    )
 
 
 def _kept(keep: Collection[str]) -> tuple[str, ...]:
@@ -232,63 +267,143 @@ def _wanted(image: Reference, region: NDArray[np.bool_] | None) -> NDArray[np.bo
     return region
 
 
-class _Known:
-    """What is known of an image and a reference, by the shift of the image."""
+class _Laid:
+    """An image on the pixel grid of a reference, moved by whole pixels.
+
+    ``values``: its whole canvas (H, W); ``ours`` and ``theirs``: the rectangle that both show, in it and in the
+    reference; ``target`` (h, w): the reference there. ``along``: whether its weights are moved, too.
+    """
+
+    def __init__(self, pair: _Pair, whole_xy: tuple[int, int], along: bool) -> None:
+        self.whole_xy, self.along, self._pair = whole_xy, along, pair
+        self.values = pair.values
+        place = (pair.place[0] + whole_xy[0], pair.place[1] + whole_xy[1])
+        self.ours, self.theirs = overlap(place, self.values.shape, (0.0, 0.0), pair.reference.shape)
+        self.target = pair.reference[self.theirs]
+
+    def weight(self, shift_xy: Pair) -> NDArray[np.float64]:
+        """Return the image's weights once it is moved further, on its canvas and a border, 1 at most."""
+        x, y = shift_xy if self.along else (-self.whole_xy[0], -self.whole_xy[1])
+        weight = np.pad(self._pair.weight, self._border)
+        return ndimage.shift(weight, (y, x), order=1) if x or y else weight
+
+    def region(self, shift_xy: Pair) -> NDArray[np.bool_]:
+        """Return which pixels of the rectangle are to be compared once the image is moved further, (h, w) bool."""
+        known = _eroded(self.weight(shift_xy) > _LIMIT, self._pair.margin)
+        shown = np.ones(self.values.shape, bool)
+        if max(map(abs, self.whole_xy)) > self._pair.margin:
+            shown = _eroded(shown, self._pair.margin)
+        inside = self.inside(known) & (self._pair.wanted & shown)[self.ours]
+        return np.asarray(inside & self._pair.known[self.theirs])
+
+    def inside(self, bordered: NDArray[Any]) -> NDArray[Any]:
+        """Return the rectangle of what :meth:`weight` has."""
+        return bordered[
+            tuple(slice(part.start + self._border, part.stop + self._border) for part in self.ours)
+        ]
+
+    @property
+    def _border(self) -> int:
+        return self._pair.margin + 1 + max(map(abs, self.whole_xy))
+
+
+class _Pair:
+    """An image and a reference, and what is known of each.
+
+    A file does not say whether weights moved with the object, as they do where positions move, or stayed, as they do where
+    somebody moves the array of the object alone. Both can be laid out.
+    """
 
     def __init__(
         self, image: Reference, reference: Reference, wanted: NDArray[np.bool_], margin: int
     ) -> None:
-        self.ours, self.theirs = overlap(
-            image.origin_xy, image.object.shape, reference.origin_xy, reference.object.shape
+        self.image, self.margin, self.wanted = image, margin, wanted
+        self.values, self.reference = (part.object.astype(np.complex128) for part in (image, reference))
+        self.weight = _relative(image.weight)
+        self.known = _eroded(_relative(reference.weight) > _LIMIT, margin)
+        self.origin = reference.origin_xy
+        steps = [mine - other for mine, other in zip(image.origin_xy, reference.origin_xy, strict=True)]
+        self.place = (float(round(steps[0])), float(round(steps[1])))
+        self.fraction = (steps[0] - self.place[0], steps[1] - self.place[1])
+        self.view = Movable(self.reference, _BORDER)
+
+    def laid(self, whole_xy: tuple[int, int], along: bool = True) -> _Laid:
+        """Return the image moved by whole pixels, with its weights or without."""
+        return _Laid(self, whole_xy, along)
+
+    def fit(self, laid: _Laid, start: Fit) -> Fit:
+        """Return ramp and shift of what is laid out, near a start."""
+        # Weights lie still in the reference, wherever the image's pixels fall between its own.
+        weight = soft(laid.region(start.shift_xy))
+        if any(start.shift_xy):
+            weight = ndimage.shift(weight, (-start.shift_xy[1], -start.shift_xy[0]), order=1)
+        return refined(laid.values[laid.ours], self.view, laid.theirs, weight, start)
+
+    def gauged(self, laid: _Laid, near: Fit, kept: tuple[str, ...]) -> Aligned:
+        """Return both in one gauge."""
+        _require(laid.region(near.shift_xy))
+        fit = self.fit(laid, near)
+        common = laid.region(fit.shift_xy)
+        _require(common)
+        rows, columns = (float(index.mean()) for index in np.nonzero(common))
+        about = (columns + laid.ours[1].start, rows + laid.ours[0].start)
+        ramp = (0.0, 0.0) if "ramp" in kept else fit.ramp_xy
+        image = _moved(laid.values, ramp, about, fit.shift_xy)[laid.ours]
+        o, r = image[common], laid.target[common]
+        phase = 0.0 if "phase" in kept else float(np.angle(np.vdot(o, r)))
+        scale = 1.0 if "scale" in kept else float(np.sum(np.abs(o) * np.abs(r)) / np.sum(np.abs(o) ** 2))
+        origin = (self.origin[0] + laid.theirs[1].start, self.origin[1] + laid.theirs[0].start)
+        size = self.image.frame_size
+        x, y = (w + s - f for w, s, f in zip(laid.whole_xy, fit.shift_xy, self.fraction, strict=True))
+        record = Alignment(
+            ramp,
+            None if size is None else (ramp[0] * size / (2 * np.pi), ramp[1] * size / (2 * np.pi)),
+            (x, y),
+            phase,
+            scale,
+            (origin[0] + columns, origin[1] + rows),
+            kept,
         )
-        self._image, self._reference = (
-            part.weight > _LIMIT * part.weight.max(initial=0) for part in (image, reference)
-        )
-        self._wanted, self._margin = wanted[self.ours], margin
-
-    def at(self, shift_xy: Pair) -> NDArray[np.bool_]:
-        """Return which pixels of the common rectangle are to be compared once the image is moved, (h, w) bool."""
-        ours, theirs = self._moved(self._image, shift_xy), self._moved(self._reference, (0.0, 0.0))
-        return ours[self.ours] & theirs[self.theirs] & self._wanted
-
-    def before(self, shift_xy: Pair) -> NDArray[np.bool_]:
-        """Return the same pixels as they lie before the image is moved."""
-        back = (-shift_xy[0], -shift_xy[1])
-        ours, theirs = self._moved(self._image, (0.0, 0.0)), self._moved(self._reference, back)
-        return ours[self.ours] & theirs[self.theirs] & self._moved(self._wanted, back, 0)
-
-    def _moved(self, mask: NDArray[np.bool_], shift_xy: Pair, margin: int | None = None) -> NDArray[np.bool_]:
-        margin = self._margin if margin is None else margin
-        if max(np.abs(shift_xy)) > self._margin:
-            mask = ndimage.shift(mask.astype(float), shift_xy[::-1], order=1) > 0.999
-        # Pixels whose neighbours up to the margin are all in the mask; beyond the array there are none.
-        inner = ndimage.minimum_filter(mask.astype(np.uint8), 2 * margin + 1, mode="constant")
-        return np.asarray(inner.astype(bool))
+        return Aligned(image * scale * np.exp(1j * phase), laid.target, common, origin, record)
 
 
-def _fitted(values: Complex, reference: Complex, known: _Known, move: bool) -> Fit:
+def _relative(weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    return weight.astype(np.float64) / max(float(weight.max(initial=0)), 1e-300)
+
+
+def _eroded(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
+    """Pixels whose neighbours up to the margin are all in the mask; beyond the array there are none."""
+    inner = ndimage.minimum_filter(mask.astype(np.uint8), 2 * margin + 1, mode="constant")
+    return np.asarray(inner.astype(bool))
+
+
+def _fitted(pair: _Pair, still: _Laid, move: bool) -> Fit:
     """Ramp and shift between an image and a reference, from the better of two starts."""
-    image, target = values[known.ours], reference[known.theirs]
-    starts: list[Pair] = [(0.0, 0.0)]
-    if move:
-        x, y = coarse_shift(image, target, known.before((0.0, 0.0)))
-        if (x, y) != (0, 0):
-            starts.append((float(x), float(y)))
-    view, fits = Movable(reference, _BORDER), []
+    if not move:
+        region = still.region((0.0, 0.0))
+        ramp = coarse_ramp(still.values[still.ours], still.target, region)
+        return pair.fit(still, Fit(ramp, pair.fraction, False))
+    starts = [(0, 0)]
+    coarse = coarse_shift(still.values[still.ours], still.target, still.region((0.0, 0.0)))
+    if coarse != (0, 0):
+        starts.append(coarse)
+    fits = []
     for start in starts:
-        region = known.before(start)
+        try:
+            laid = pair.laid(start)
+        except DataError:
+            continue
+        region = laid.region((0.0, 0.0))
         if np.count_nonzero(region) < _LEAST:
             continue
-        rolled = np.roll(reference, (-int(start[1]), -int(start[0])), (0, 1))[known.theirs]
-        ramp = coarse_ramp(image, rolled, region)
-        fits.append(refined(image, view, known.theirs, soft(region), Fit(ramp, start, move)))
+        ramp = coarse_ramp(laid.values[laid.ours], laid.target, region)
+        fit = pair.fit(laid, Fit(ramp, (0.0, 0.0), True))
+        total = (start[0] + fit.shift_xy[0], start[1] + fit.shift_xy[1])
+        fits.append(dataclasses.replace(fit, shift_xy=total))
     return max(fits, key=lambda fit: fit.correlation)
 
 
 def _require(common: NDArray[np.bool_]) -> None:
     count = np.count_nonzero(common)
     if count < _LEAST:
-        raise DataError(
-            f"region: expected at least {_LEAST} pixels known in both, found {count}; "
-            "check origins, positions and the region asked for"
-        )
+        raise DataError(_TOO_LITTLE.format(found=count))

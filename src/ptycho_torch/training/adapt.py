@@ -22,7 +22,6 @@ from ptycho_torch.bundle.shipped import solver_of
 from ptycho_torch.config import ExecutionConfig, TrainingConfig
 from ptycho_torch.device import device_of
 from ptycho_torch.errors import DataError, Interrupted, TrainingError
-from ptycho_torch.generators.region_frames import RegionFrames
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.model import Autoencoder, DiffractionToObject
 from ptycho_torch.processes import current
@@ -34,7 +33,7 @@ from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.maker import Maker
 from ptycho_torch.training.material import Labelled, Material, Withheld, on_device
 from ptycho_torch.training.pretrain import region_loss, relative_error
-from ptycho_torch.training.sharing import backward, part_of, regions_of
+from ptycho_torch.training.sharing import backward, dealt, regions_of
 from ptycho_torch.training.state import (
     RESUME_NAME,
     load_state,
@@ -290,28 +289,27 @@ class _Run:
         if material.image is not None and rng.random() < self.config.joint_share:
             count = int(rng.choice(_ITERATIONS))
             task = material.withheld(rng, _REGIONS)
+            given = dealt(self.solver, on_device(task.given, self.device))
 
             def predicted(own: Tensor) -> Tensor:
-                part = Withheld(self._own(task.given, own), regions_of(task.hidden, own))
+                part = Withheld(regions_of(given, own), regions_of(task.hidden, own))
                 return self._predicted(self.solver, part, count).mean()
 
-            return backward(predicted, len(task.given.probe), self.solver, self.group)
+            return backward(predicted, len(given.probe), self.solver, self.group)
         single = material.image is None
         groups = material.drawn_groups(rng, self.config.batch_size, 1 if single else self.members)
+        given = dealt(self.solver, on_device(groups.given, self.device))
 
         def of_groups(own: Tensor) -> Tensor:
-            given = self._own(groups.given, own)
+            part = regions_of(given, own)
             if single:
-                return equivariance(self.solver, given, rng)
-            part = Labelled(given, groups.objects[own], groups.known[own])
-            return region_loss(*self._compared(self.solver, part))
+                moves = np.random.default_rng([self.config.seed, step, int(own[0])])
+                return equivariance(self.solver, part, moves)
+            return region_loss(
+                *self._compared(self.solver, Labelled(part, groups.objects[own], groups.known[own]))
+            )
 
-        return backward(of_groups, len(groups.given.probe), self.solver, self.group)
-
-    def _own(self, given: RegionFrames, own: Tensor) -> RegionFrames:
-        """This process's regions of a batch, for the solver."""
-        given = on_device(given, self.device)
-        return given if self.group.size == 1 else part_of(self.solver, given, own)
+        return backward(of_groups, len(given.probe), self.solver, self.group)
 
     def _predicted(self, solver: RegionSolver, task: Withheld, iterations: int) -> Tensor:
         """R_w of each region."""

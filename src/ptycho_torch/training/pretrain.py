@@ -23,7 +23,7 @@ from ptycho_torch.generators.region_frames import Solution
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.processes import current
 from ptycho_torch.training.examples import Example, Examples, Recipe
-from ptycho_torch.training.sharing import backward, part_of
+from ptycho_torch.training.sharing import backward, dealt, regions_of
 from ptycho_torch.training.state import (
     RESUME_NAME,
     load_state,
@@ -146,11 +146,11 @@ def _renewed(solver: RegionSolver) -> RegionSolver:
     return fresh
 
 
-def _part(solver: RegionSolver, example: Example, regions: Tensor) -> Example:
-    """Some regions of an example."""
+def _part(example: Example, regions: Tensor) -> Example:
+    """Some regions of an example whose frames are dealt to subsets."""
     return dataclasses.replace(
         example,
-        frames=part_of(solver, example.frames, regions),
+        frames=regions_of(example.frames, regions),
         truth=example.truth[regions],
         weight=example.weight[regions],
         probe=example.probe[regions],
@@ -198,8 +198,10 @@ class _Run:
             group["lr"] = self._rate()
         iterations = _ITERATIONS[self.step % len(_ITERATIONS)]
 
+        example = dataclasses.replace(example, frames=dealt(self.solver, example.frames))
+
         def of(regions: Tensor) -> Tensor:
-            part = example if self.group.size == 1 else _part(self.solver, example, regions)
+            part = _part(example, regions)
             blind = part.update_probe
             solution = self.solver(part.frames, update_probe=blind, iterations=iterations, keep=True)
             return region_loss(solution, part)

@@ -1,14 +1,15 @@
 """One step by several processes: each takes some regions of the batch, and the gradient is that of all of them.
 
-Every process draws the whole batch, which is cheap, and goes through every P-th region of it. Losses are means over
+Every process draws the whole batch, which is cheap, and goes through its part of the regions. Losses are means over
 regions, so those of the parts add up to that of the batch, each weighed by its share of the regions. A process that
 has none adds nothing. All then take the same step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,23 @@ from ptycho_torch.generators.region_frames import RegionFrames
 from ptycho_torch.generators.region_solver import RegionSolver, RegionState
 from ptycho_torch.processes import Group
 
-__all__ = ["backward", "own_regions", "part_of", "regions_of"]
+__all__ = ["backward", "dealt", "own_parts", "regions_of"]
+
+_PARTS: Final = 4
+"""Parts of a batch on a CPU: one, two and four processes round alike."""
 
 
-def own_regions(count: int, group: Group) -> Tensor:
-    """Return which of some regions are this process's, (n,) int64; there may be none.
+def own_parts(count: int, group: Group, parts: int = 1) -> list[Tensor]:
+    """Return this process's regions, (n,) int64 each, in the parts in which they are gone through; there may be none.
+
+    Regions are cut into ``parts`` parts, or into one for each process where those are more, and parts are dealt.
 
     Examples
     --------
-    >>> [own_regions(3, Group(rank, 2)).tolist() for rank in (0, 1)], own_regions(2, Group(2, 3)).tolist()
-    ([[0, 2], [1]], [])
+    >>> [[part.tolist() for part in own_parts(5, Group(rank, 2), parts=4)] for rank in (0, 1)]
+    [[[0, 1], [4]], [[2, 3]]]
     """
-    return torch.arange(group.rank, max(count, group.rank), group.size)
+    return list(torch.arange(count).split(-(-count // max(parts, group.size)) or 1)[group.rank :: group.size])
 
 
 def regions_of(frames: RegionFrames, regions: Tensor) -> RegionFrames:
@@ -57,27 +63,25 @@ def regions_of(frames: RegionFrames, regions: Tensor) -> RegionFrames:
 
 
 @torch.no_grad()
-def part_of(solver: RegionSolver, frames: RegionFrames, regions: Tensor) -> RegionFrames:
-    """Return the frames of some regions, in the subsets to which they are dealt among all.
+def dealt(solver: RegionSolver, frames: RegionFrames) -> RegionFrames:
+    """Return the same frames with the subsets that the solver deals them to.
 
-    Parameters
-    ----------
-    solver : RegionSolver
-        Decides on the subsets, whose number depends on the coverage of the whole batch.
-    frames : RegionFrames
-    regions : (n,) int64 tensor
-        Ascending; at least one.
+    Their number depends on the coverage of the whole batch, so parts of it must be told.
     """
-    return regions_of(replace(frames, subsets=RegionState(solver, frames).subsets), regions)
+    return replace(frames, subsets=RegionState(solver, frames).subsets)
 
 
 def backward(loss: Callable[[Tensor], Tensor], count: int, model: nn.Module, group: Group) -> Tensor:
     """Set the gradients of a batch's loss, and return that loss, the same on all processes.
 
+    On a CPU regions are gone through in four parts, which are added up in float64, whether one process has all of
+    them or each of four has one: so all get the same gradient. Elsewhere a process's regions go together, which is
+    faster there.
+
     Parameters
     ----------
     loss : callable
-        Given the numbers of this process's regions, (n,), returns the mean loss of those.
+        Given the numbers of some regions, (n,) int64, returns the mean loss of those.
     count : int
         Regions of the batch.
     model : Module
@@ -88,25 +92,41 @@ def backward(loss: Callable[[Tensor], Tensor], count: int, model: nn.Module, gro
     ProcessLost
         Where another process has ended.
     """
-    own = own_regions(count, group)
-    model.zero_grad()
-    value = next(model.parameters()).new_zeros(())
-    if len(own):
-        part = loss(own) * (len(own) / count)
-        part.backward()  # type: ignore[no-untyped-call]
-        value = part.detach()
+    parameters = list(model.parameters())
+    device = parameters[0].device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    used = [False] * len(parameters)
+    value = torch.zeros((), dtype=wide, device=device)
+    sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
+    for part in own_parts(count, group, _PARTS if device.type == "cpu" else 1):
+        model.zero_grad()
+        mean = loss(part)
+        mean.backward()  # type: ignore[no-untyped-call]
+        value += mean.detach().to(wide) * len(part)
+        for k, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                sums[k].add_(parameter.grad.to(wide), alpha=len(part))
+                used[k] = True
+    value, used, sums = _total(value, used, sums, group)
+    # Divided last: what is summed before are a few numbers of 24 bits each, mostly exact in whatever order.
+    return _put(parameters, value / count, used, [part / count for part in sums])
+
+
+def _total(
+    value: Tensor, used: list[bool], sums: list[Tensor], group: Group
+) -> tuple[Tensor, list[bool], list[Tensor]]:
+    """Losses and gradients of all processes, and which weights any of them has a gradient for."""
     if group.size == 1:
-        return value
-    return _shared(model.parameters(), value, group)
+        return value, used, sums
+    flags = torch.tensor(used, dtype=value.dtype, device=value.device)
+    total = group.total(torch.cat([value.reshape(1), flags, *(part.reshape(-1) for part in sums)]))
+    left = total[1 + len(used) :].split([part.numel() for part in sums])
+    flat = [part.view_as(like) for part, like in zip(left, sums, strict=True)]
+    return total[0], (total[1 : 1 + len(used)] > 0).tolist(), flat
 
 
-def _shared(parameters: Iterable[nn.Parameter], value: Tensor, group: Group) -> Tensor:
-    """Sum losses and gradients over all processes. What no process has a gradient for keeps none."""
-    all_of = list(parameters)
-    used = torch.tensor([float(p.grad is not None) for p in all_of], device=value.device)
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in all_of]
-    total = group.total(torch.cat([value.reshape(1), used, *(part.reshape(-1) for part in parts)]))
-    found, flags, left = total[0], total[1 : 1 + len(all_of)].tolist(), total[1 + len(all_of) :]
-    for parameter, flag, flat in zip(all_of, flags, left.split([p.numel() for p in all_of]), strict=True):
-        parameter.grad = flat.view_as(parameter).clone() if flag else None
-    return found
+def _put(parameters: list[nn.Parameter], value: Tensor, used: list[bool], sums: list[Tensor]) -> Tensor:
+    """Set the gradients; return the loss. What no process has a gradient for keeps none."""
+    for parameter, flag, found in zip(parameters, used, sums, strict=True):
+        parameter.grad = found.to(parameter.dtype) if flag else None
+    return value.to(parameters[0].dtype)

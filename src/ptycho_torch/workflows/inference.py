@@ -25,7 +25,7 @@ from ptycho_torch.report.tables import json_text
 from ptycho_torch.result import Reconstruction, save_reconstruction
 from ptycho_torch.scan import Geometry, Scan, open_scan
 from ptycho_torch.scan.product import Product, write_product
-from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, Solver, SolverOptions
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions, Solver, SolverOptions
 from ptycho_torch.solvers.epie import Epie
 from ptycho_torch.solvers.residual import residual
 from ptycho_torch.training.prepare import subsample
@@ -57,6 +57,10 @@ from ptycho_torch.workflows.tiled import (
 __all__ = ["Listeners", "Pieces", "ReconstructionOutputs", "Refinement", "reconstruct_to", "sweeps_at_most"]
 
 logger = logging.getLogger(__name__)
+_OVERFITS = (
+    "Frames that were withheld are explained much worse than those that were used: the image overfits. It holds what is "
+    "in its own frames only, such as their noise. Fewer sweeps, more overlap, more photons or better positions help."
+)
 _OUTPUTS = ("reconstruction.npz", "metrics.json", "product.h5", "reconstruction.png", "report.html")
 _EFFORT = {"quick": 5, "normal": 10, "thorough": 16}
 """Iterations of the learned solver. Pretraining has four to ten; late ones converge, so more come nearer."""
@@ -268,7 +272,7 @@ def _solved_in_pieces(
     photons = job.scan.photons_per_pixel
     options = polishing(patience, photons) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
-    learned = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
+    learned = LearnedOptions(_EFFORT[job.config.effort], _solves_probe(refinement), bf16=bf16)
     piece_job = PieceJob(
         job.network,
         job.scan,
@@ -374,7 +378,7 @@ def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Lis
     options = by_itself if refinement is None else refinement.options
     if job.flat and job.solver is not None:
         return job.solver.solve(with_probe(seen), None, options, listeners.sweep)
-    result = _network(job, seen, listeners)
+    result = _network(job, seen, listeners, _solves_probe(refinement))
     left = refinement is not None or not only_noise_is_left(result, seen, job.device)
     if job.solver is not None and left:
         before = residual(result, seen, device=job.device)
@@ -383,10 +387,16 @@ def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Lis
     return replace(result, provenance={**result.provenance, "bundle": job.network.name})
 
 
-def _network(job: _Job, seen: Scan, listeners: Listeners) -> Reconstruction:
+def _solves_probe(refinement: Refinement | None) -> bool:
+    """Whether the network may change the probe: not where the sweeps after it are to begin with the guess."""
+    options = None if refinement is None else refinement.options
+    return not (isinstance(options, RefineOptions) and options.probe_after)
+
+
+def _network(job: _Job, seen: Scan, listeners: Listeners, update_probe: bool) -> Reconstruction:
     bf16 = job.execution.precision == "bf16"
     if job.network.solver is not None:
-        options = LearnedOptions(sweeps=_EFFORT[job.config.effort], bf16=bf16)
+        options = LearnedOptions(_EFFORT[job.config.effort], update_probe, bf16=bf16)
         return solve(seen, job.network, options, device=job.device, progress=listeners.groups)
     return predict(
         job.network.model,
@@ -428,7 +438,7 @@ def _draw(done: ReconstructionOutputs, job: _Job, folder: Path) -> None:
         if rec.sigma_phase is not None:
             pictures.append(("Error bars", figure_png(uncertainty_figure(rec))))
         sections = [
-            Section("Object", "", done.metrics, pictures),
+            Section("Object", _OVERFITS if rec.overfits else "", done.metrics, pictures),
             Section("Scan", "", {}, [("Positions, mean frame, probe guess", scan_picture)]),
         ]
         write_report(folder / "report.html", f"Reconstruction of {job.name}", sections)

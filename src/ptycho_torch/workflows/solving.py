@@ -360,4 +360,12 @@ def judged(rec: Reconstruction, scan: Scan, hidden: NDArray[np.bool_], device: s
     whole = replace(rec, positions=positions)
     seen = _sample(hidden)
     withheld = residual(whole, scan, hidden, device=device) if hidden.any() else None
-    return replace(whole, residual=residual(whole, scan, seen, device=device), residual_withheld=withheld)
+    found = replace(whole, residual=residual(whole, scan, seen, device=device), residual_withheld=withheld)
+    if found.overfits:
+        logger.warning(
+            "R of withheld frames is %.3g, of used ones %.3g: the image explains its frames by chance; "
+            "fewer sweeps, more overlap, more photons or better positions help",
+            found.residual_withheld,
+            found.residual,
+        )
+    return found

@@ -12,7 +12,7 @@ from small import small_scan
 
 from ptycho_torch.cli.refining import RefiningConfig
 from ptycho_torch.result import load_reconstruction
-from ptycho_torch.scan import open_scan
+from ptycho_torch.scan import open_scan, write_scan
 from ptycho_torch.solvers import RefineOptions
 
 
@@ -104,6 +104,21 @@ def test_positions_are_refined_on_demand(folder: Path, tmp_path: Path) -> None:
     assert metrics["residual"] < metrics["residual_before_refinement"]
 
 
+def test_a_probe_that_is_held_stays_the_guess(tmp_path: Path) -> None:
+    write_scan(small_scan(), tmp_path / "scan.npz")
+    before = ["reconstruct", tmp_path / "scan.npz", "--refine", 3, "--refine-positions"]
+    guess = open_scan(tmp_path / "scan.npz").probe
+    assert guess is not None
+    alike = {}
+    for hold in (3, 1):
+        done = call(*before, "--hold-probe", hold, "-o", tmp_path / str(hold))
+        assert done.exit_code == 0, done.output
+        found = load_reconstruction(tmp_path / str(hold) / "reconstruction.npz").probe
+        alike[hold] = abs(np.vdot(found, guess)) / (np.linalg.norm(found) * np.linalg.norm(guess))
+    assert alike[3] == pytest.approx(1, abs=1e-5)
+    assert alike[1] < 1 - 1e-5
+
+
 def test_positions_need_no_other_flag() -> None:
     refinement = RefiningConfig(refine_positions=True).refinement()
     assert refinement is not None
@@ -117,6 +132,8 @@ def test_positions_need_no_other_flag() -> None:
         (("--refine-positions", "--refine", 0), "takes sweeps"),
         (("--refine-positions", "--engine", "epie"), "--refine"),
         (("--refine-minutes", 1), "--refine"),
+        (("--hold-probe", 3), "requires --refine N or --refine-positions"),
+        (("--engine", "lsqml", "--refine", 2, "--hold-probe", 1), "--hold-probe cannot be used"),
         (("--engine", "epie"), "--refine"),
         (("--engine", "magic", "--refine", 2), "expected one of"),
         (("--engine", "lsqml", "--refine", 2, "--refine-minutes", 1), "epochs"),

@@ -146,3 +146,27 @@ def test_members_that_agree_agree_with_any_share() -> None:
     for own in (1.0, 0.5, 0.1):
         found = merged_under(same, weight, offsets, 24, own=own, eps=0.0)[..., inner, inner]
         torch.testing.assert_close(found, same[..., inner, inner])
+
+
+def test_the_region_goes_by_the_farthest_patch_to_any_side() -> None:
+    assert (
+        region_size(torch.tensor([[[1.0, -9.0]]]), 64) == region_size(torch.tensor([[[1.0, 9.0]]]), 64) == 88
+    )
+    assert region_size(torch.zeros(0, 2), 64) == 64
+
+
+def test_the_norm_is_never_below_the_least_share() -> None:
+    """Shifted weights dip below zero beside an edge; no merged value may exceed its sum over eps for that."""
+    offsets = torch.full((1, 1, 2), 0.5, dtype=torch.float64)
+    weight = torch.zeros(8, 8, dtype=torch.float64)
+    weight[2:6, 2:6] = 1.0
+    patches = torch.ones(1, 1, 8, 8, dtype=torch.complex128)
+    total = assemble(patches * weight, offsets, 16)
+    assert total.real.min() < -0.01
+    for eps in (1e-3, 0.0625, 0.0703125):  # the last ones are what the lobes have
+        bound = total.abs() / (eps * weight.max()) * (1 + 1e-9) + 1e-12
+        assert (merge(patches, weight, offsets, 16, eps=eps).abs() <= bound).all()
+        under = merged_under(patches, weight, offsets, 16, own=1.0, eps=eps)
+        assert (
+            under.abs() <= crop(total, offsets, 8).abs() / (eps * weight.max()) * (1 + 1e-9) + 1e-12
+        ).all()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.reconstruction.stitching import Canvas
+from ptycho_torch.reconstruction.stitching import _self_overlap as self_overlap
 
 SIZE = 24
 
@@ -147,6 +148,50 @@ def test_random_phases_are_aligned(seed: int, batch: int) -> None:
     turns = np.exp(1j * np.random.default_rng(seed).uniform(-np.pi, np.pi, len(at)))
     obj, _, canvas = stitch(patches_at(at) * turns[:, None, None], at, batch, bell())
     assert error_up_to_phase(obj, canvas) < 1e-3
+
+
+def test_phases_are_aligned_unless_that_is_refused() -> None:
+    at = grid(jitter=2)
+    values = torch.from_numpy(patches_at(at) * np.exp(1j * np.arange(len(at)))[:, None, None])
+    canvas = Canvas(at, SIZE, bell())
+    canvas.add(values.to(torch.complex64)[:, None], at[:, None])
+    assert error_up_to_phase(canvas.finish()[0], canvas) < 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_patch_overlaps_itself_wholly_and_others_by_what_they_share(size: int) -> None:
+    flat = self_overlap(np.ones((size, size)))
+    lag = np.abs(np.arange(1 - size, size))
+    assert np.allclose(flat, np.outer(size - lag, size - lag) / size**2)
+    assert self_overlap(bell(size)).max() == pytest.approx(1)
+
+
+def test_patches_of_rough_objects_are_turned_exactly() -> None:
+    """Overlaps are compared pixel by pixel: one row read elsewhere would show in phases without smoothness."""
+    rng = np.random.default_rng(0)
+    at = grid()
+    whole = rng.normal(size=(80, 80)) + 1j * rng.normal(size=(80, 80))
+    corners = at.astype(int)
+    values = np.stack([whole[y : y + SIZE, x : x + SIZE] for x, y in corners])
+    turns = np.exp(1j * rng.uniform(-np.pi, np.pi, len(at)))
+    obj, _, _ = stitch(values * turns[:, None, None], at, len(at))
+    known = obj != 0
+    right = whole[: obj.shape[0], : obj.shape[1]]
+    turn = np.vdot(obj[known], right[known])
+    assert np.abs(obj * turn / abs(turn) - right)[known].max() < 1e-4
+
+
+def test_a_patch_gone_astray_is_turned_and_no_other() -> None:
+    at = grid(count=12)
+    values = patches_at(at)
+    values[130] *= np.exp(2.5j)
+    plain = stitch(patches_at(at), at, 1, bell(), align=False)[0]
+    obj, _, canvas = stitch(values, at, 1, bell())
+    x, y = (at[130] - canvas.origin_xy - SIZE // 2).astype(int)
+    outside = np.ones(obj.shape, bool)
+    outside[y : y + SIZE, x : x + SIZE] = False
+    assert np.array_equal(obj[outside], plain[outside])
+    assert np.abs(obj - plain).max() < 2e-2
 
 
 def test_one_patch_gone_astray_among_agreeing_ones_is_turned_back() -> None:

@@ -6,15 +6,12 @@ import os
 import sys
 import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from small import QUIET, small_scan
 
 from ptycho_torch.config import ModelConfig, TrainingConfig
-from ptycho_torch.generators.region_frames import RegionFrames
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.processes import joined
 from ptycho_torch.training import adapt, pretrain
@@ -41,26 +38,7 @@ def pretrained(folder: Path) -> list[float]:
     return run._losses
 
 
-def in_double(frames: RegionFrames, _: torch.device) -> RegionFrames:
-    """Frames in arithmetic in which rounding does not grow within some steps."""
-    found = {name: value for name, value in vars(frames).items() if isinstance(value, torch.Tensor)}
-    kinds = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-    return replace(
-        frames, **{name: value.to(kinds.get(value.dtype, value.dtype)) for name, value in found.items()}
-    )
-
-
-class InDouble(adapt._Run):
-    """A run whose weights are in float64."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.solver.double()
-        self.average.double()
-
-
 def adapted(folder: Path) -> list[float]:
-    adapt.on_device, adapt._Run = in_double, InDouble  # type: ignore[misc]
     adapt._EPOCH = 1, 1  # type: ignore[misc]
     save_solver(tiny(), folder / "wts.h5", {})
     settings = {

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ptycho_torch.generators.region_solver import RegionSolver
 from ptycho_torch.processes import ALONE, Group
-from ptycho_torch.training import sharing
 from ptycho_torch.training.examples import Examples, Recipe
 from ptycho_torch.training.pretrain import _part, region_loss
-from ptycho_torch.training.sharing import backward, own_regions
+from ptycho_torch.training.sharing import backward, dealt, own_parts
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+
+
+def in_double(parts: Any) -> Any:
+    """In arithmetic in which rounding shows nothing: float32 gradients move by 2e-3 with the size of a batch."""
+    kinds = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    found = {name: value for name, value in vars(parts).items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(parts, **{k: v.to(kinds.get(v.dtype, v.dtype)) for k, v in found.items()})
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
@@ -28,31 +38,53 @@ def test_gradients_of_parts_add_up_to_that_of_the_batch(
 ) -> None:
     """Whatever the number of processes; with five, two of them have no region at all."""
     recipe = Recipe(sizes=(16,), regions=3, spacing=(0.1, 0.12), budget=25 * 16**2)
-    example = Examples(1, recipe).draw(4)
+    example = in_double(Examples(1, recipe).draw(4))
+    example = dataclasses.replace(example, frames=in_double(example.frames))
     torch.manual_seed(0)
-    solver = RegionSolver(iterations=2, passes=2, width=8, levels=1)
+    solver = RegionSolver(iterations=2, passes=2, width=8, levels=1).double()
+    told = dataclasses.replace(example, frames=dealt(solver, example.frames))
 
     def loss(regions: torch.Tensor) -> torch.Tensor:
-        part = _part(solver, example, regions)
+        part = _part(told, regions)
         return region_loss(solver(part.frames, update_probe=part.update_probe, keep=True), part)
 
     def gradient() -> torch.Tensor:
-        return torch.cat([torch.zeros(1) if p.grad is None else p.grad.ravel() for p in solver.parameters()])
+        return torch.cat([torch.zeros_like(p).ravel() if p.grad is None else p.grad.ravel() for p in weights])
 
-    whole = backward(lambda _: region_loss(solver(example.frames, keep=True), example), 3, solver, ALONE)
+    weights = list(solver.parameters())
+    solved = solver(example.frames, update_probe=example.update_probe, keep=True)
+    whole = region_loss(solved, example)
+    whole.backward()  # type: ignore[no-untyped-call]
     wanted = gradient()
-    parts: list[tuple[float, torch.Tensor]] = []
+    once, alone = backward(loss, 3, solver, ALONE), gradient()
+    assert float(once) == pytest.approx(float(whole.detach()), rel=1e-9)
+    assert torch.linalg.norm(alone - wanted) < 1e-9 * torch.linalg.norm(wanted)
+
+    sums: list[torch.Tensor] = []
     with monkeypatch.context() as patch:
-        patch.setattr(sharing, "_shared", lambda parameters, value, group: value)
+        patch.setattr(Group, "total", lambda group, value: sums.append(value) or value)  # type: ignore[func-returns-value]
         for rank in range(processes):
-            value = backward(loss, 3, solver, Group(rank, processes))
-            parts.append((float(value), gradient()))
-    held = [own_regions(3, Group(rank, processes)).tolist() for rank in range(processes)]
-    assert sorted(n for part in held for n in part) == [0, 1, 2]
-    assert sum(value for value, _ in parts) == pytest.approx(float(whole), rel=1e-5)
-    if processes <= 3:  # else some have no gradient, which is as many zeros in a sum
-        total = torch.stack([part for _, part in parts]).sum(0)
-        assert torch.linalg.norm(total - wanted) < 1e-3 * torch.linalg.norm(wanted)
+            backward(loss, 3, solver, Group(rank, processes))
+    held = [own_parts(3, Group(rank, processes), 4) for rank in range(processes)]
+    assert sorted(n for parts in held for part in parts for n in part.tolist()) == [0, 1, 2]
+    if processes > 1:
+        with monkeypatch.context() as patch:
+            patch.setattr(Group, "total", lambda group, value: torch.stack(sums).sum(0))
+            again = backward(loss, 3, solver, Group(0, processes))
+        assert float(again) == pytest.approx(float(once), rel=1e-12)
+        assert torch.linalg.norm(gradient() - alone) < 1e-12 * torch.linalg.norm(alone)
+
+
+@given(count=st.integers(1, 60), size=st.integers(1, 9))
+def test_parts_are_the_same_for_one_two_and_four_processes(count: int, size: int) -> None:
+    def parts(processes: int) -> list[list[int]]:
+        held = [own_parts(count, Group(rank, processes), 4) for rank in range(processes)]
+        return sorted(part.tolist() for parts in held for part in parts)
+
+    assert [n for part in parts(size) for n in part] == list(range(count))
+    if size <= 4:
+        assert parts(size) == parts(1)
+        assert len(parts(1)) <= 4
 
 
 def losses(what: str, processes: int) -> list[float]:
@@ -69,9 +101,9 @@ def losses(what: str, processes: int) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "tolerance"), [("pretrain", 1e-5), ("adapt", 1e-9)])
-def test_two_processes_learn_what_one_does(what: str, tolerance: float) -> None:
-    """Pretraining in float32, adaptation in float64: there the rounding of another split grows sooner."""
+@pytest.mark.parametrize("what", ["pretrain", "adapt"])
+def test_two_processes_learn_what_one_does(what: str) -> None:
+    """In float32; what each process goes through is cut alike, and sums are wide, so it is mostly the same bits."""
     one, two = losses(what, 1), losses(what, 2)
     assert len(one) == 20
-    assert np.allclose(one, two, rtol=tolerance)
+    assert np.allclose(one, two, rtol=1e-5)

@@ -14,10 +14,11 @@ from ptycho_torch.errors import BundleNotFoundError
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers import SOLVERS, LearnedOptions
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.uncertainty import relative_error
 from ptycho_torch.workflows.solving import (
     Network,
+    judged,
     kept_back,
     only_noise_is_left,
     polishing,
@@ -113,6 +114,21 @@ def test_frames_kept_back_are_never_seen() -> None:
     # The mean power is that of the frames that are used.
     assert np.allclose(other.object, image.object, atol=1e-4 * np.abs(image.object).max())
     assert len(image.positions) == scan.n_frames
+
+
+def test_overfitting_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    scan = scan_of(5.0, 96)
+    hidden = np.arange(scan.n_frames) % 10 == 5
+    options = RefineOptions(sweeps=10)
+    rec = SOLVERS.get("epie")("cpu").solve(scan.select(~hidden), None, options)
+    fair = judged(rec, scan, hidden)
+    assert fair.overfits is False
+    assert not caplog.records
+    # Frames of elsewhere in the withheld ones' places: what the image does not know of, it cannot explain.
+    others = np.where(hidden[:, None, None], np.roll(scan.frames[:], 7, 0), scan.frames[:])
+    worse = judged(rec, replace(scan, frames=others), hidden)
+    assert worse.overfits is True
+    assert "explains its frames by chance" in caplog.text
 
 
 def test_a_small_or_sparse_scan_keeps_all_its_frames() -> None:
