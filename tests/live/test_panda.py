@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ class Heard:
     def position(self, number: int, x: float, y: float) -> None:
         self.places.append((number, x, y))
 
+    def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
+        self.places += batch
+
     def end(self, kind: str, count: int | None = None) -> None:
         self.ended.append(kind)
 
@@ -64,8 +68,11 @@ class Heard:
 
 
 @pytest.fixture
-def panda() -> Panda:
-    return Panda("ipc://@ptychopinn-test-panda", SourceOptions(samples=2))
+def panda() -> Iterator[Panda]:
+    made = Panda("tcp://127.0.0.1:9", SourceOptions(samples=2))
+    yield made
+    made._socket.disable_monitor()
+    made._socket.close()
 
 
 def channels(first: Any = 0, x: Any = (1.0, 3.0), y: Any = (5.0, 7.0)) -> dict[str, Any]:

@@ -18,8 +18,8 @@ def filled(folder: Path) -> Spool:
     spool = Spool(folder)
     spool.begin((6, 6), FRAMES.dtype, "7")
     for number, frame in enumerate(FRAMES):
-        assert spool.append(10 * number, frame) == number
-        spool.note(10 * number, 0.5 * number, -number)
+        assert spool.append([10 * number], [frame]) == number
+        assert spool.note([(10 * number, 0.5 * number, -number)])
     return spool
 
 
@@ -40,7 +40,7 @@ def test_what_a_killed_program_left_is_gone_on_with(tmp_path: Path) -> None:
     assert (again.count, again.series, again.dtype) == (9, "7", np.uint16)
     assert numbers.tolist() == [10 * n for n in range(9)]
     assert places["x"].tolist() == [0.5 * n for n in range(9)]
-    assert again.append(90, FRAMES[0]) == 9
+    assert again.append([90], [FRAMES[0]]) == 9
     assert np.array_equal(again.read(np.arange(10)), np.concatenate([FRAMES, FRAMES[:1]]))
 
 
@@ -51,7 +51,7 @@ def test_a_frame_without_its_number_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     again = Spool(tmp_path / "s")
     assert again.count == 8
-    assert again.append(80, FRAMES[8]) == 8
+    assert again.append([80], [FRAMES[8]]) == 8
     assert np.array_equal(again.read(np.arange(9)), FRAMES)
 
 

@@ -5,6 +5,7 @@ A header of a hundred bytes can ask for terabytes, and a pickle can hide behind 
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -78,9 +79,8 @@ def read_header(stream: IO[bytes], fail: Fail) -> Header:
     if length > _MAX_HEADER:
         raise fail(f"a header of at most {_MAX_HEADER} bytes", f"one of {length}")
     head += stream.read(length)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, fortran, dtype = reader(io.BytesIO(head[8:]))
+        shape, fortran, dtype = _parsed(version, head[8:])
     except _UNREADABLE as error:
         raise fail("an NPY array", f"no readable header ({printable(error, 120)})") from error
     if dtype.hasobject:
@@ -93,6 +93,14 @@ def read_header(stream: IO[bytes], fail: Fail) -> Header:
     if dtype.itemsize == 0 and math.prod(shape) > 1:
         raise fail("values with a size", f"{printable(shape, 80)} of {dtype}, which has none")
     return Header(tuple(shape), dtype, bool(fortran), math.prod(shape) * dtype.itemsize, len(head))
+
+
+@functools.lru_cache(64)
+def _parsed(version: tuple[int, ...], head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type; files of one series have one header, which takes longer to understand than their data."""
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(io.BytesIO(head))
+    return shape, fortran, dtype
 
 
 def read_data(stream: IO[bytes], header: Header, fail: Fail) -> NDArray[Any]:

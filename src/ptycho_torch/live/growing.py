@@ -39,8 +39,20 @@ _TRIED: Final = 48
 """Of these, so many that lie close to each other are solved in each orientation."""
 _TOTAL: Final = (12, 256)
 """Least and most frames of a region."""
+_NEIGHBOURS: Final = 32
+"""Frames of a region that were there before, at most, unless twice as many are new."""
 _PROBE_FRAMES: Final = 128
 _JUDGED: Final = 8
+_AT_ONCE: Final = 16
+"""Frames that are made amplitudes of at once, while they lie in the processor's memory."""
+_GATHER: Final = 0.03
+"""Seconds for which new frames gather."""
+_QUICK: Final = 64
+"""Frames of a region from which on they do: a few take longer one by one than together."""
+_RARELY: Final = 20
+"""How much longer than it took nothing is solved again while new frames come."""
+_JUDGE: Final = 0.2
+"""Seconds between two looks at the residual."""
 _STALE: Final = 4
 """New neighbours from which on a frame is solved again."""
 _RECENT: Final = 2000
@@ -105,11 +117,16 @@ class Growing:
         self._positions = np.zeros((1024, 2))
         self._slots = np.zeros(1024, np.int64)
         self._stale = np.zeros(1024, np.int32)
+        self.shown = np.zeros(1024)
+        """When each frame was first on the canvas (``time.monotonic``), in the order in which they were paired."""
         self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._pending: dict[int, float] = {}
         self._count = 0
         self._probed = 0
+        self._judged = -_JUDGE
+        self._again_from = 0.0
         self._per_frame = self.options.seconds / 32
+        self._room = _Room()
         self._beside: Future[Callable[[], None]] | None = None
 
     @property
@@ -121,6 +138,11 @@ class Growing:
     def positions(self) -> NDArray[np.float64]:
         """(M, 2) of all frames so far, in the order in which they were paired."""
         return self._positions[: self._count]
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """(M,) where each frame is kept, in the same order."""
+        return self._slots[: self._count]
 
     @property
     def backlog(self) -> int:
@@ -142,10 +164,14 @@ class Growing:
                     self._orient()
             elif self.options.update_probe and self._count >= 2 * self._probed:
                 self._solve_probe()
-        if self._pending:
+        ripe = self._ripe_in() if self._pending else 0.0
+        if self._pending and ripe <= 0:
             self._solve_new()
             return True
-        if self._solve_again():
+        if (not self._pending or time.monotonic() >= self._again_from) and self._solve_again():
+            return True
+        if self._pending:
+            time.sleep(ripe)
             return True
         if self._beside is not None:
             self._adopt(_LOOK)
@@ -176,27 +202,34 @@ class Growing:
             done.result()()
 
     def _accept(self, arrived: list[Arrived]) -> None:
-        for each in arrived:
-            index = self._count
-            if index == len(self._positions):
-                self._positions = np.concatenate([self._positions, np.zeros_like(self._positions)])
-                self._slots = np.concatenate([self._slots, np.zeros_like(self._slots)])
-                self._stale = np.concatenate([self._stale, np.zeros_like(self._stale)])
-            self._positions[index] = each.pair.x, each.pair.y
-            self._slots[index] = each.pair.slot
-            self._cells[self._cell(index)].append(index)
+        if not arrived:
+            return
+        first, self._count = self._count, self._count + len(arrived)
+        while self._count > len(self._positions):
+            self._positions, self._slots, self._stale, self.shown = (
+                np.concatenate([old, np.zeros_like(old)])
+                for old in (self._positions, self._slots, self._stale, self.shown)
+            )
+        new = slice(first, self._count)
+        self._positions[new] = [each.pair[2:] for each in arrived]
+        self._slots[new] = [each.pair.slot for each in arrived]
+        cells = (self._positions[new] // self._edge).astype(np.int64).tolist()
+        for index, (each, (column, row)) in enumerate(zip(arrived, cells, strict=True), first):
+            self._cells[column, row].append(index)
             self._pending[index] = each.at
-            self._count += 1
 
     @property
     def _size(self) -> int:
         assert self.intake.spool.shape is not None
         return self.intake.spool.shape[0]
 
+    @property
+    def _edge(self) -> int:
+        return max(8, self._size // 2)
+
     def _cell(self, index: int) -> tuple[int, int]:
-        edge = max(8, self._size // 2)
-        x, y = self._positions[index]
-        return int(x // edge), int(y // edge)
+        x, y = self._positions[index].tolist()
+        return int(x // self._edge), int(y // self._edge)
 
     def _around(self, index: int, reach: int) -> NDArray[np.int64]:
         """Frames in the cells up to ``reach`` away from that of a frame."""
@@ -231,23 +264,37 @@ class Growing:
             values[:, good] = 0
         return (values if self._counts else np.square(values)).sum((1, 2))
 
-    def _region(self, index: NDArray[np.int64], orientation: Orientation | None = None) -> Region:
+    def _region(
+        self, index: NDArray[np.int64], orientation: Orientation | None = None, beside: bool = False
+    ) -> Region:
+        """Frames that are solved together; unless that is done ``beside``, the next region takes their memory."""
         assert self.probe is not None
         turned = self.orientation if orientation is None else orientation
-        frames = turned.turn(self.intake.spool.read(self._slots[index])).astype(np.float32)
-        bad = self.intake.bad
-        good = (
-            None if bad is None or bad.shape != frames.shape[1:] else np.ascontiguousarray(turned.turn(~bad))
-        )
+        # Neighbours on the disk are read at once, and the newest come last.
+        index = index[np.argsort(self._slots[index])]
+        bad, size = self.intake.bad, self._size
+        good = None if bad is None or bad.shape != (size, size) else np.ascontiguousarray(turned.turn(~bad))
+        shape = (len(index), size, size)
+        frames = np.empty(shape, np.float32) if beside else self._room.of(shape)
+        for start in range(0, len(index), _AT_ONCE):
+            part = index[start : start + _AT_ONCE]
+            stored = turned.turn(self.intake.spool.read(self._slots[part]))
+            self._amplitudes(stored, frames[start : start + _AT_ONCE])
         if good is not None:
-            frames = frames * good
-        if self._counts:
-            np.sqrt(frames, out=frames)
-        frames = np.ascontiguousarray(frames * np.float32(self.factor))
+            frames *= good
         return Region(frames, self._positions[index], self.probe, good, self._noise)
 
+    def _amplitudes(self, stored: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Normalised amplitudes of frames as they are stored."""
+        factor = np.float32(self.factor)
+        if self._counts:
+            np.sqrt(stored, out=out, casting="same_kind")
+            out *= factor
+        else:
+            np.multiply(stored, factor, out=out, casting="same_kind")
+
     def _orient(self) -> None:
-        region = self._region(innermost(self.positions, _TRIED), Orientation("as-is"))
+        region = self._region(innermost(self.positions, _TRIED), Orientation("as-is"), beside=True)
 
         def tried() -> Callable[[], None]:
             best, found = which_orientation(region, self.engine)
@@ -269,9 +316,19 @@ class Growing:
 
     # ---- regions
 
+    @property
+    def _total(self) -> int:
+        """Frames that a region may have."""
+        return int(np.clip(self.options.seconds / self._per_frame, *_TOTAL))
+
+    def _ripe_in(self) -> float:
+        """Seconds until new frames are to be solved: where that is quick, some are let gather."""
+        if self._total < _QUICK or 4 * len(self._pending) >= self._total:
+            return 0.0
+        return next(iter(self._pending.values())) + _GATHER - time.monotonic()
+
     def _solve_new(self) -> None:
-        least, most = _TOTAL
-        total = int(np.clip(self.options.seconds / self._per_frame, least, most))
+        total = self._total
         seed = next(iter(self._pending))
         near = self._around(seed, 2)
         waiting = np.array([i for i in near.tolist() if i in self._pending], dtype=np.int64)
@@ -279,9 +336,10 @@ class Growing:
         share = 3 * total // 4 if len(self._pending) > total else total // 2
         new = self._nearest(seed, waiting, max(1, share))
         others = np.setdiff1d(near, waiting, assume_unique=True)
-        known = self._nearest(seed, others, total - len(new))
+        known = self._nearest(seed, others, min(total - len(new), max(len(new) // 2, _NEIGHBOURS)))
         self._solve(np.concatenate([new, known]), "new")
         now = time.monotonic()
+        self.shown[new] = now
         for index in new.tolist():
             self.latencies.append(now - self._pending.pop(index))
         self.used += len(new)
@@ -295,9 +353,10 @@ class Growing:
         stalest = int(np.argmax(self._stale[: self._count]))
         if self._stale[stalest] < _STALE:
             return False
-        total = int(np.clip(self.options.seconds / self._per_frame, *_TOTAL))
-        index = self._nearest(stalest, self._around(stalest, 2), total)
+        index = self._nearest(stalest, self._around(stalest, 2), self._total)
+        began = time.monotonic()
         self._solve(index, "again")
+        self._again_from = (1 + _RARELY) * time.monotonic() - _RARELY * began
         inner = self._nearest(stalest, index, max(1, len(index) // 2))
         self._stale[inner] = 0
         self._stale[stalest] = 0
@@ -308,7 +367,7 @@ class Growing:
         if self._count < _FIRST:
             return
         index = innermost(self.positions, _PROBE_FRAMES)
-        region = self._region(index)
+        region = self._region(index, beside=True)
 
         def solved() -> Callable[[], None]:
             found = self.engine.solve(region, True)
@@ -332,20 +391,35 @@ class Growing:
         taken = (time.monotonic() - began) / len(index)
         self._per_frame += 0.3 * (taken - self._per_frame)
         self.steps[kind] += 1
-        if kind == "new" or self.residual is None:
+        if self.residual is None or (kind == "new" and time.monotonic() - self._judged > _JUDGE):
             self._judge(region)
+            self._judged = time.monotonic()
         if kind == "new":
             self.busy_seconds += time.monotonic() - began
 
     def _judge(self, region: Region) -> None:
         """Follow R of the newest frames under the canvas."""
         few = Region(
-            region.frames[:_JUDGED], region.positions[:_JUDGED], region.probe, region.good, region.noise
+            region.frames[-_JUDGED:], region.positions[-_JUDGED:], region.probe, region.good, region.noise
         )
         whole = np.floor(few.positions + 0.5).astype(np.int64)
         low = whole.min(0) - few.size // 2
         found = misfit(few, self.canvas.crop(low, whole.max(0) + few.size - few.size // 2))
         self.residual = found if self.residual is None else self.residual + 0.2 * (found - self.residual)
+
+
+class _Room:
+    """Memory that is used again: the system takes longer to give new memory than frames take to be put there."""
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(0, np.float32)
+
+    def of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array, in the place of the one before."""
+        count = int(np.prod(shape))
+        if count > len(self._memory):
+            self._memory = np.empty(count, np.float32)
+        return self._memory[:count].reshape(shape)
 
 
 def _beside(work: Callable[[], Callable[[], None]]) -> Future[Callable[[], None]]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ __all__ = ["Arrived", "Cutting", "Intake"]
 logger = logging.getLogger(__name__)
 _CANVAS_BYTES: Final = 64
 """Memory that a pixel of the canvas takes, all copies counted."""
+_FARTHEST: Final = float(1 << 30)
+"""Object pixels from the origin, beyond which there are no samples, and fractions of a pixel get lost."""
 _SAID: Final = 200
 _LONGEST_WAIT: Final = 1.0
 """Seconds that a source waits at once; what takes longer is not its waiting."""
@@ -36,8 +38,7 @@ _BUSY: Final = 0.98
 """Part of its time that a source spends on reading, above which its peer is held up."""
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(NamedTuple):
     """A pair, and when it was complete (``time.monotonic``)."""
 
     pair: Pair
@@ -126,37 +127,34 @@ class Intake:
     def frame(
         self, number: int, frame: NDArray[Any], xy: Sequence[float] | None = None, series: str | None = None
     ) -> None:
+        self.frames([(number, frame, xy)], series)
+
+    def frames(
+        self,
+        batch: Sequence[tuple[int, NDArray[Any], Sequence[float] | None]],
+        series: str | None = None,
+    ) -> None:
         with self._lock:
             self._came()
-            frames, number = self.pairing.frames, number - self.first
-            if self._closed:
-                return self._refuse(frames, "after the end")
-            if series is not None and self.spool.series is not None and series != self.spool.series:
-                return self._refuse(frames, "another series")
-            why = self.pairing.takes(number)
-            if why is not None:
-                return self._refuse(frames, why)
-            fitting = self._fitting(frame)
-            if isinstance(fitting, str):
-                return self._refuse(frames, fitting)
-            if self.spool.shape is None:
-                self.spool.begin(
-                    (fitting.shape[0], fitting.shape[1]), fitting.dtype, self.spool.series or series
-                )
-            slot = self.spool.append(number, fitting)
-            if slot is None:
-                return self._refuse(frames, "the disk is full")
-            self._paired(self.pairing.frame(number, slot))
-            if xy is not None:
-                self._place(number, *xy)
-            return None
+            kept = self._wanted(batch, series)
+            if not kept:
+                return
+            first = self.spool.append(list(kept), [frame for frame, _ in kept.values()])
+            if first is None:
+                for _ in kept:
+                    self._refuse(self.pairing.frames, "the disk is full")
+                return
+            for slot, number in enumerate(kept, first):
+                self._paired(self.pairing.frame(number, slot))
+            self._place([(number, xy[0], xy[1]) for number, (_, xy) in kept.items() if xy is not None])
 
     def position(self, number: int, x: float, y: float) -> None:
+        self.positions([(number, x, y)])
+
+    def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
         with self._lock:
             self._came()
-            if self._closed:
-                return self._refuse(self.pairing.positions, "after the end")
-            return self._place(number, x, y)
+            self._place(batch)
 
     def refuse(self, kind: str, reason: str) -> None:
         with self._lock:
@@ -192,8 +190,8 @@ class Intake:
         self._waits[me] = since, waited, told
 
     def known(self, number: int) -> bool:
-        with self._lock:
-            return self.pairing.knows(number - self.first)
+        # Without the lock: what is known stays known.
+        return self.pairing.knows(number - self.first)
 
     # ---- what the session calls
 
@@ -270,6 +268,30 @@ class Intake:
         if account.refused[reason] in (1, 10, 100, 1000, 10_000):
             self._say(f"refused {account.refused[reason]} x: {reason}")
 
+    def _wanted(
+        self, batch: Sequence[tuple[int, NDArray[Any], Sequence[float] | None]], series: str | None
+    ) -> dict[int, tuple[NDArray[Any], Sequence[float] | None]]:
+        """What of a batch is kept, by number; the rest is refused."""
+        account, spool = self.pairing.frames, self.spool
+        kept: dict[int, tuple[NDArray[Any], Sequence[float] | None]] = {}
+        other = series is not None and spool.series is not None and series != spool.series
+        for number, frame, xy in batch:
+            number -= self.first
+            why = (
+                "after the end" if self._closed else "another series" if other else self.pairing.takes(number)
+            )
+            if why is None and number in kept:
+                why = "duplicate"
+            fitting = self._fitting(frame) if why is None else why
+            if isinstance(fitting, str):
+                self._refuse(account, fitting)
+                continue
+            if spool.shape is None:
+                shape = (fitting.shape[0], fitting.shape[1])
+                spool.begin(shape, fitting.dtype, spool.series or series)
+            kept[number] = fitting, xy
+        return kept
+
     def _fitting(self, frame: NDArray[Any]) -> NDArray[Any] | str:
         """The part of a frame that is kept, or why it is refused."""
         if self._shape is None:
@@ -298,8 +320,9 @@ class Intake:
             return "values below 0"
         if kept.dtype.kind == "u" and kept.dtype.itemsize > 1:
             # Detectors mark what they cannot count with the largest value.
-            full = kept == np.iinfo(kept.dtype).max
-            if full.any():
+            most = np.iinfo(kept.dtype).max
+            if kept.max() == most:
+                full = kept == most
                 self.bad = full if self.bad is None else self.bad | full
         return kept
 
@@ -309,25 +332,41 @@ class Intake:
         if self.bad is None or self.bad.shape == bad.shape:
             self.bad = bad if self.bad is None else self.bad | bad
 
-    def _place(self, number: int, x: float, y: float) -> None:
-        account = self.pairing.positions
+    def _place(self, batch: Sequence[tuple[int, Any, Any]]) -> None:
+        """Take positions; each that is not refused is kept before it is paired."""
+        account, kept = self.pairing.positions, {}
+        for number, x, y in batch:
+            why = "after the end" if self._closed else self.pairing.places(number)
+            if why is None and number in kept:
+                why = "duplicate"
+            place = self._placed(x, y) if why is None else why
+            if isinstance(place, str):
+                self._refuse(account, place)
+            else:
+                kept[number] = place
+        if kept and not self.spool.note([(number, x, y) for number, (x, y) in kept.items()]):
+            for _ in kept:
+                self._refuse(account, "the disk is full")
+            return
+        for number, (x, y) in kept.items():
+            self._paired(self.pairing.position(number, x, y))
+
+    def _placed(self, x: Any, y: Any) -> tuple[float, float] | str:
+        """A position in object pixels, or why it is refused."""
         try:
             x, y = float(x) * self.scale, float(y) * self.scale
-        except (TypeError, ValueError):
-            return self._refuse(account, "a position that is no two numbers")
+        except (TypeError, ValueError, OverflowError):
+            return "a position that is no two numbers"
         if not (math.isfinite(x) and math.isfinite(y)):
-            return self._refuse(account, "a position that is not finite")
+            return "a position that is not finite"
+        if max(abs(x), abs(y)) > _FARTHEST:
+            return "a position that is no place on a sample"
         extent = _with(self._extent, x, y)
         size = 1 if self.spool.shape is None else self.spool.shape[0] + 1
         if (extent[2] - extent[0] + size) * (extent[3] - extent[1] + size) > self._most_pixels:
-            return self._refuse(account, "a position so far off that the canvas would not fit into memory")
-        before = account.refused.total()
-        pair = self.pairing.position(number, x, y)
-        if account.refused.total() == before:
-            self._extent = extent
-            self.spool.note(number, x, y)
-        self._paired(pair)
-        return None
+            return "a position so far off that the canvas would not fit into memory"
+        self._extent = extent
+        return x, y
 
     def _paired(self, pair: Pair | None) -> None:
         if pair is not None:
@@ -343,6 +382,7 @@ class Intake:
             self._paired(self.pairing.position(number, x, y))
         self.resumed = len(numbers)
         if self.resumed:
+            self._last_arrival = time.monotonic()  # a sender that is done by now sends nothing more
             self._say(f"going on with {self.resumed} frames that an earlier run received")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ MOST_NUMBER: Final = 1 << 24
 """Frame numbers from here on are refused: what is known of each takes memory."""
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A frame and its position. ``slot``: where the frame was kept."""
 
     number: int
@@ -87,9 +86,11 @@ class Pairing:
 
     def takes(self, number: int) -> str | None:
         """Return why a frame of this number is not wanted, None where it is."""
-        if not 0 <= number < MOST_NUMBER:
-            return "number out of range"
-        return "duplicate" if self.knows(number) else None
+        return _unwanted(self._frame_states, number)
+
+    def places(self, number: int) -> str | None:
+        """Return why a position of this number is not wanted, None where it is."""
+        return _unwanted(self._position_states, number)
 
     def frame(self, number: int, slot: int) -> Pair | None:
         """Take a frame; return the pair where its position is there."""
@@ -114,14 +115,11 @@ class Pairing:
     def position(self, number: int, x: float, y: float) -> Pair | None:
         """Take a position; return the pair where its frame is there."""
         self.positions.received += 1
-        states = self._position_states
-        if not 0 <= number < MOST_NUMBER:
-            self.positions.refused["number out of range"] += 1
+        why = self.places(number)
+        if why is not None:
+            self.positions.refused[why] += 1
             return None
-        if number < len(states) and states[number]:
-            self.positions.refused["duplicate"] += 1
-            return None
-        self._position_states = _grown(states, number)
+        self._position_states = _grown(self._position_states, number)
         self._position_states[number] = _WAITING
         slot = self._slots.pop(number, None)
         if slot is not None:
@@ -155,6 +153,12 @@ class Pairing:
         highest = np.flatnonzero(self._position_states)
         last = max(known[-1] if len(known) else -1, highest[-1] if len(highest) else -1)
         return int(max(last + 1, expected or 0) - len(known))
+
+
+def _unwanted(states: NDArray[np.uint8], number: int) -> str | None:
+    if not 0 <= number < MOST_NUMBER:
+        return "number out of range"
+    return "duplicate" if number < len(states) and states[number] else None
 
 
 def _grown(states: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:

@@ -126,6 +126,7 @@ def replay(
     *,
     positions_to: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    sent: Callable[[str, int], None] | None = None,
 ) -> Replayed:
     """Send a scan as a stream.
 
@@ -142,6 +143,8 @@ def replay(
         ``folder``.
     progress : callable, optional
         Called with events done and events in all.
+    sent : callable, optional
+        Called with ``frame`` or ``position`` and the number of each before it goes out.
 
     Raises
     ------
@@ -162,19 +165,21 @@ def replay(
     sender.start(scan.n_frames, (scan.N, scan.N), frames.dtype)
     if places is not sender:
         places.start(scan.n_frames, (scan.N, scan.N), frames.dtype)
-    sent = {"frame": 0, "position": 0}
+    count = {"frame": 0, "position": 0}
     began = time.monotonic()
     for done, (at, what, number) in enumerate(plan.events, 1):
         if options.rate:
             time.sleep(max(0.0, began + at - time.monotonic()))
+        if sent is not None:
+            sent(what, number)
         if what == "frame":
             sender.frame(number, frames[number])
         else:
             places.position(number, *scan.positions[number].tolist())
-        sent[what] += 1
+        count[what] += 1
         if progress is not None and done % 50 == 0:
             progress(done, len(plan.events))
     sender.end()
     if places is not sender:
         places.end()
-    return Replayed(sent["frame"], sent["position"], len(plan.dropped), round(time.monotonic() - began, 3))
+    return Replayed(count["frame"], count["position"], len(plan.dropped), round(time.monotonic() - began, 3))

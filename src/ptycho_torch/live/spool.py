@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ _RESERVE: Final = 0.05
 """Part of the disk that stays free."""
 _LOOK: Final = 256
 """Frames between two looks at the disk."""
+_AT_ONCE: Final = 512
+"""Frames that one call writes; systems take 1024 pieces at most."""
 _NAMES: Final = ("frames.bin", "numbers.bin", "positions.bin", "spool.json")
 
 
@@ -61,6 +63,7 @@ class Spool:
         self.series: str | None = None
         self.count = 0
         self.full = False
+        self._looked = 0
         self._frames = self._numbers = self._positions = -1
         if (folder / "spool.json").exists():
             self._about()
@@ -77,26 +80,37 @@ class Spool:
         said = {"spool": _FORMAT, "shape": list(shape), "dtype": dtype.name, "series": series}
         write_text_atomic(self.folder / "spool.json", json.dumps(said))
 
-    def append(self, number: int, frame: NDArray[Any]) -> int | None:
-        """Keep a frame (H, W) of the spool's type; return its slot, None where the disk is full."""
-        if self.count % _LOOK == 0:
+    def append(self, numbers: Sequence[int], frames: Sequence[NDArray[Any]]) -> int | None:
+        """Keep frames (H, W) of the spool's type; return the slot of the first, None where the disk is full.
+
+        The others follow it. They are kept all or none.
+        """
+        if self.full or self.count >= self._looked:
             usage = shutil.disk_usage(self.folder)
             self.full = usage.free < _RESERVE * usage.total
+            self._looked = self.count + _LOOK
         if self.full:
             return None
+        plain = [np.ascontiguousarray(frame, dtype=self.dtype).data.cast("B") for frame in frames]
         try:
-            _write(self._frames, np.ascontiguousarray(frame, dtype=self.dtype).data.cast("B"))
-            _write(self._numbers, memoryview(np.array([number], "<i8").tobytes()))
+            for start in range(0, len(plain), _AT_ONCE):
+                _write(self._frames, plain[start : start + _AT_ONCE])
+            _write(self._numbers, [memoryview(np.array(numbers, "<i8").tobytes())])
         except OSError:
             self._mend()
             self.full = True
             return None
-        self.count += 1
-        return self.count - 1
+        first, self.count = self.count, self.count + len(frames)
+        return first
 
-    def note(self, number: int, x: float, y: float) -> None:
-        """Keep a position, for a program that is started anew."""
-        _write(self._positions, memoryview(np.array([(number, x, y)], _POSITION).tobytes()))
+    def note(self, places: Sequence[tuple[int, float, float]]) -> bool:
+        """Keep positions, for a program that is started anew; return whether there was room for them."""
+        try:
+            _write(self._positions, [memoryview(np.array(places, _POSITION).tobytes())])
+        except OSError:
+            self._mend()
+            return False
+        return True
 
     def read(self, slots: NDArray[np.int64]) -> NDArray[Any]:
         """Return frames (K, H, W) by slot, in any order."""
@@ -190,9 +204,14 @@ def _stretches(slots: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from ((a, b) for a, b in itertools.pairwise(bounds) if b > a)
 
 
-def _write(handle: int, data: memoryview) -> None:
-    while len(data):
-        data = data[os.write(handle, data) :]
+def _write(handle: int, parts: Sequence[memoryview]) -> None:
+    """Write parts one behind the other, at once if the system takes them at once."""
+    gone = os.writev(handle, parts)
+    for part in parts:
+        rest = part[min(gone, len(part)) :]
+        gone -= len(part) - len(rest)
+        while len(rest):
+            rest = rest[os.write(handle, rest) :]
 
 
 def _locked(folder: Path) -> int:

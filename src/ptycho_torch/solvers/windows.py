@@ -64,7 +64,7 @@ class Windows:
             canvas.view(-1).index_add_(0, self._index, patches.reshape(-1))
             return
         for where, patch in zip(self._slices, patches, strict=True):
-            canvas[where] += patch
+            canvas[where].add_(patch)
 
     def clear(self, canvas: Tensor) -> None:
         """Set the canvas to zero in the windows, in place."""

@@ -241,3 +241,40 @@ def test_a_growing_file_that_is_made_anew_is_read_from_its_beginning(tmp_path: P
     assert intake.facts()["frames"]["why"] == {"duplicate": 2}
     kept, _ = intake.spool.kept()
     assert intake.spool.read(np.arange(5))[:, 0, 0].tolist() == kept.tolist()
+
+
+WRITES = """
+import sys, numpy as np
+from ptycho_torch.live.sources import SOURCES
+sender = SOURCES.get("swmr").sender(sys.argv[1])
+sender.start(20, (8, 8), np.dtype("u2"))
+for number in range(20):
+    sender.frame(number, np.full((8, 8), number, "u2"))
+    sender._flush()
+    if number in (0, 9):
+        input()
+"""
+
+
+def test_a_file_that_grows_is_seen_to_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its writer has it open, and without opening it anew."""
+    monkeypatch.setattr("ptycho_torch.live.sources.swmr._REOPEN", 1e9)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(tmp_path / "a.h5")], stdin=subprocess.PIPE, text=True
+    )
+    assert writer.stdin is not None
+    intake, stop = Intake(Spool(tmp_path / "spool")), threading.Event()
+    source = SOURCES.get("swmr")(str(tmp_path / "a.h5"), SourceOptions(poll=0.01))
+    reader = threading.Thread(target=source.read, args=(intake, stop), daemon=True)
+    reader.start()
+    for count in (1, 10):
+        for _ in range(2000):
+            if intake.pairing.frames.received >= count:
+                break
+            reader.join(0.01)
+        assert intake.pairing.frames.received == count
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert writer.wait(20) == 0
+    stop.set()
+    reader.join(10)

@@ -7,14 +7,19 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DependencyError
 
-__all__ = ["Peer", "Receiver", "Sender", "Source", "SourceOptions", "needed"]
+__all__ = ["Gathered", "Peer", "Receiver", "Sender", "Source", "SourceOptions", "needed"]
+
+_GATHERED: Final = 4 << 20
+"""Bytes of frames that are handed on at once."""
+_PLACES: Final = 4096
+"""Positions that are."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,18 @@ class Receiver(Protocol):
     ) -> None:
         """Take frame ``number`` (H, W), with its position where that came with it."""
 
+    def frames(
+        self,
+        batch: Sequence[tuple[int, NDArray[Any], Sequence[float] | None]],
+        series: str | None = None,
+    ) -> None:
+        """Take frames as :meth:`frame` does, several at once, which takes less for each."""
+
     def position(self, number: int, x: float, y: float) -> None:
         """Take the position of frame ``number``."""
+
+    def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
+        """Take positions (number, x, y), several at once."""
 
     def refuse(self, kind: str, reason: str) -> None:
         """Count a message that could not be read; ``kind`` is ``frame`` or ``position``."""
@@ -160,6 +175,99 @@ class Peer:
         if not self._said and self._clock() - self._last >= self.seconds:
             self.to.say(f"{self.name}: silent")
             self._said = True
+
+
+class Gathered:
+    """A receiver that hands on what it gets in batches, in the order in which it came.
+
+    What a source reads at once goes through :meth:`frame` and :meth:`position`; :meth:`flush` hands it on, before
+    that much memory is taken.
+
+    Parameters
+    ----------
+    to : Receiver
+
+    Examples
+    --------
+    >>> class Told:
+    ...     def positions(self, batch): print(batch)
+    >>> gathered = Gathered(Told())
+    >>> gathered.position(0, 1.0, 2.0); gathered.position(1, 1.5, 2.0); gathered.flush()
+    [(0, 1.0, 2.0), (1, 1.5, 2.0)]
+    """
+
+    def __init__(self, to: Any) -> None:
+        self.to = to
+        self._series: str | None = None
+        self._bytes = 0
+        self._frames: list[tuple[int, NDArray[Any], Sequence[float] | None]] = []
+        self._positions: list[tuple[int, float, float]] = []
+
+    def frame(
+        self, number: int, frame: NDArray[Any], xy: Sequence[float] | None = None, series: str | None = None
+    ) -> None:
+        """Gather a frame."""
+        if series != self._series:
+            self.flush()
+            self._series = series
+        self._frames.append((number, frame, xy))
+        self._bytes += frame.nbytes
+        if self._bytes > _GATHERED:
+            self.flush()
+
+    def position(self, number: int, x: float, y: float) -> None:
+        """Gather a position."""
+        self.positions([(number, x, y)])
+
+    def frames(
+        self,
+        batch: Sequence[tuple[int, NDArray[Any], Sequence[float] | None]],
+        series: str | None = None,
+    ) -> None:
+        """Hand on frames, after what was gathered."""
+        self.flush()
+        self.to.frames(batch, series)
+
+    def positions(self, batch: Sequence[tuple[int, float, float]]) -> None:
+        """Gather positions."""
+        self._positions += batch
+        if len(self._positions) >= _PLACES:
+            self.flush()
+
+    def start(self, series: str, expected: int | None = None, bad: NDArray[np.bool_] | None = None) -> None:
+        """Begin a series, after what was gathered."""
+        self.flush()
+        self.to.start(series, expected, bad)
+
+    def end(self, kind: str, count: int | None = None) -> None:
+        """Say that it was all, after what was gathered."""
+        self.flush()
+        self.to.end(kind, count)
+
+    def refuse(self, kind: str, reason: str) -> None:
+        """Count what could not be read."""
+        self.to.refuse(kind, reason)
+
+    def say(self, text: str) -> None:
+        """Tell people something."""
+        self.to.say(text)
+
+    def waited(self, seconds: float) -> None:
+        """Say how long the source waited."""
+        self.to.waited(seconds)
+
+    def known(self, number: int) -> bool:
+        """Return whether a frame was received before and handed on."""
+        return bool(self.to.known(number))
+
+    def flush(self) -> None:
+        """Hand on what was gathered."""
+        if self._frames:
+            frames, self._frames, self._bytes = self._frames, [], 0
+            self.to.frames(frames, self._series)
+        if self._positions:
+            places, self._positions = self._positions, []
+            self.to.positions(places)
 
 
 def needed(module: str, package: str | None = None) -> Any:

@@ -22,7 +22,7 @@ from ptycho_torch.files.archive import Archive
 from ptycho_torch.files.images import read_image
 from ptycho_torch.files.npy import read_npy
 from ptycho_torch.live.sources import SOURCES
-from ptycho_torch.live.sources.base import Peer, Receiver, Sender, Source
+from ptycho_torch.live.sources.base import Gathered, Peer, Receiver, Sender, Source
 from ptycho_torch.live.sources.codecs import TYPES
 from ptycho_torch.scan.hdf5 import opened, read_array
 
@@ -36,6 +36,8 @@ _PATIENCE: Final = 2.0
 _DONE: Final = "complete"
 """A file of this name says that no more frames come."""
 _LINE: Final = 200
+_LISTING: Final = 4
+"""How much longer than its listing a folder is left alone."""
 
 
 @SOURCES.register("folder")
@@ -51,17 +53,19 @@ class Folder(Source):
         self._texts: dict[str, int] = {}
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        peer = Peer(to, f"folder {self.path.name}")
+        peer, gathered = Peer(to, f"folder {self.path.name}"), Gathered(to)
         begun = False
         while not stop.is_set():
             before = time.monotonic()
             names = self._names()
+            listed = time.monotonic() - before
             if names is not None and not begun:
                 to.start(self.path.name)
                 begun = True
             # Looked for before the files: those that were there with it are read.
             over = names is not None and _DONE in names
-            came = names is not None and self._take(names, to, stop)
+            came = names is not None and self._take(names, gathered, stop)
+            gathered.flush()
             if came:
                 peer.heard()
                 before = time.monotonic()
@@ -72,12 +76,12 @@ class Folder(Source):
             else:
                 peer.silent()
             # A moment after each look: to list a large folder for every new file would take longer than to read it.
-            stop.wait(self.options.poll)
+            stop.wait(max(self.options.poll, _LISTING * listed))
             to.waited(time.monotonic() - before)
 
     def _names(self) -> list[str] | None:
         try:
-            return sorted({entry.name for entry in os.scandir(self.path)} - self._seen)
+            return sorted(set(os.listdir(self.path)) - self._seen)  # noqa: PTH208  a path for each takes three times as long
         except OSError:
             return None
 

@@ -23,11 +23,13 @@ from ptycho_torch.errors import DataError, PtychoError
 from ptycho_torch.live.pairing import MOST_NUMBER
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source
-from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send, subscribed
+from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient_send, subscribed
 
 __all__ = ["Panda", "PandaSender", "Samples"]
 
 _MOST_BYTES: Final = 16 << 20
+_AT_ONCE: Final = 4096
+"""Positions that are handed on at once: a message may hold millions."""
 _MOST_OPEN: Final = 1 << 16
 """Frames of which some samples are there and others are not."""
 
@@ -45,12 +47,7 @@ class Panda(Source):
         self._samples = Samples(self.options.samples)
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        for parts in messages(self._socket, to, stop, "positions", "position", bound="@" in self.address):
-            try:
-                if self._take(parts, to):
-                    return
-            except DataError as error:
-                to.refuse("position", str(error).partition(":")[0])
+        follow(self._socket, to, stop, self._take, "positions", "position", bound="@" in self.address)
 
     def _take(self, parts: list[bytes], to: Receiver) -> bool:
         try:
@@ -89,8 +86,9 @@ class Panda(Source):
             raise DataError("malformed: x and y of other samples")
         if not 0 <= first < MOST_NUMBER * self.options.samples:
             raise DataError("number out of range: of a sample")
-        for number, at_x, at_y in self._samples.add(first, x, y):
-            to.position(number, at_x, at_y)
+        step = _AT_ONCE * self.options.samples
+        for at in range(0, len(x), step):
+            to.positions(self._samples.add(first + at, x[at : at + step], y[at : at + step]))
         lost, again = self._samples.given_up()
         for _ in range(lost):
             to.refuse("position", "some of its samples missing, and too many wait")
@@ -135,20 +133,21 @@ class Samples:
     def __init__(self, each: int) -> None:
         self.each = each
         self._open: dict[int, dict[int, tuple[float, float]]] = {}
-        self._done: set[int] = set()
+        self._done = bytearray()  # by frame: a set of numbers would take fifty times as much
         self._lost = self._again = 0
 
     def add(
         self, first: int, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> list[tuple[int, float, float]]:
         """Take samples from number ``first`` on; return the frames that are complete, as (number, x, y)."""
+        number, part = divmod(first, self.each)
+        frames = range(number, number + len(x) // self.each)
+        if not part and len(x) % self.each == 0 and self._open.keys().isdisjoint(frames):
+            return self._whole(frames, x, y)
         complete = []
-        for offset, place in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            number, part = divmod(first + offset, self.each)
-            if self.each == 1:
-                complete.append((number, *place))
-                continue
-            if number in self._done:
+        for sample, place in enumerate(zip(x.tolist(), y.tolist(), strict=True), first):
+            number, part = divmod(sample, self.each)
+            if self._is_done(number):
                 self._again += part == 0
                 continue
             have = self._open.setdefault(number, {})
@@ -169,10 +168,32 @@ class Samples:
         found, self._lost, self._again = (self._lost, self._again), 0, 0
         return found
 
+    def _whole(
+        self, frames: range, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> list[tuple[int, float, float]]:
+        """Means of frames of which all samples are there."""
+        means = [(np.add.reduce(v.reshape(-1, self.each), 1) / self.each).tolist() for v in (x, y)]
+        found = []
+        for number, at_x, at_y in zip(frames, *means, strict=True):
+            if self._is_done(number):
+                self._again += 1
+            else:
+                self._finish(number)
+                found.append((number, at_x, at_y))
+        return found
+
     def _mean(self, number: int) -> tuple[int, float, float]:
         x, y = np.mean(list(self._open.pop(number).values()), axis=0).tolist()
-        self._done.add(number)
+        self._finish(number)
         return number, x, y
+
+    def _is_done(self, number: int) -> bool:
+        return number < len(self._done) and bool(self._done[number])
+
+    def _finish(self, number: int) -> None:
+        if number >= len(self._done):
+            self._done.extend(bytes(max(1024, len(self._done), number + 1 - len(self._done))))
+        self._done[number] = 1
 
 
 class PandaSender(Sender):

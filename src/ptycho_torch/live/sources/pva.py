@@ -8,6 +8,7 @@ asks one host, at its search port. ``uniqueId`` is the frame number. Attributes 
 from __future__ import annotations
 
 import functools
+import logging
 import queue
 import threading
 import time
@@ -16,14 +17,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.errors import ConfigError, DataError, brief
+from ptycho_torch.errors import ConfigError, DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
-from ptycho_torch.live.sources.base import Peer, Receiver, Sender, Source, needed
+from ptycho_torch.live.sources.base import Gathered, Peer, Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import decompress, plane
 
 __all__ = ["Pva", "channel_of", "ndarray_value", "serve"]
 
+logger = logging.getLogger(__name__)
 _QUEUE: Final = 512
+_BURST: Final = 64
+"""Updates that are read at once."""
+_GATHER: Final = 0.006
+"""Seconds for which updates gather."""
 _SETTLED: Final = 1.0
 """Seconds that a watcher may take from its connection to its subscription."""
 _LEAVING: Final = 20.0
@@ -56,6 +62,7 @@ class Pva(Source):
         self._thread = needed("p4p.client.thread", "p4p")
         self._gone = needed("p4p.client.raw", "p4p").Disconnected
         self.channel, self._conf = channel_of(address)
+        self._there = True
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
         waiting: queue.Queue[Any] = queue.Queue(_QUEUE)  # full, it holds p4p's callback, and that the server
@@ -70,33 +77,48 @@ class Pva(Source):
                     waiting.get_nowait()
 
     def _take_all(self, waiting: queue.Queue[Any], to: Receiver, stop: threading.Event) -> None:
-        peer, there = Peer(to, self.channel), True
+        peer, gathered = Peer(to, self.channel), Gathered(to)
         while not stop.is_set():
             before = time.monotonic()
             try:
-                update = waiting.get(timeout=0.05)
+                updates = [waiting.get(timeout=0.05)]
             except queue.Empty:
                 to.waited(time.monotonic() - before)
                 peer.silent()
                 continue
+            if waiting.qsize() < _QUEUE // 4:  # few: to wake up for each would take longer than to read it
+                time.sleep(_GATHER)
             to.waited(time.monotonic() - before)
-            if isinstance(update, Exception):
-                if isinstance(update, self._gone) and there:
-                    to.say(f"{self.channel}: not connected; waiting for it")
-                there = False
-                continue
-            if not there:
-                to.say(f"{self.channel}: connected")
-                to.start(self.channel)
-                there = True
-            peer.heard()
+            while len(updates) < _BURST and not waiting.empty():
+                updates.append(waiting.get_nowait())
             try:
-                if self._take(update, to):
+                if any(self._heard(update, peer, gathered) for update in updates):  # up to the last one
                     return
-            except DataError as error:
-                to.refuse("frame", str(error).partition(":")[0])
-            except (KeyError, AttributeError, TypeError, ValueError, IndexError):
-                to.refuse("frame", "no NTNDArray")
+            finally:
+                gathered.flush()
+
+    def _heard(self, update: Any, peer: Peer, to: Receiver) -> bool:
+        """Understand an update, or that the channel went; return whether it was the last."""
+        if isinstance(update, Exception):
+            if isinstance(update, self._gone) and self._there:
+                to.say(f"{self.channel}: not connected; waiting for it")
+            self._there = False
+            return False
+        if not self._there:
+            to.say(f"{self.channel}: connected")
+            to.start(self.channel)
+            self._there = True
+        peer.heard()
+        try:
+            return self._take(update, to)
+        except DataError as error:
+            to.refuse("frame", str(error).partition(":")[0])
+        except PtychoError:
+            raise
+        except Exception:  # whatever another structure makes of what is asked of it
+            to.refuse("frame", "no NTNDArray")
+            logger.debug("an update that was not understood", exc_info=True)
+        return False
 
     def _take(self, update: Any, to: Receiver) -> bool:
         number = int(update.uniqueId)

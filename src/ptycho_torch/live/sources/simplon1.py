@@ -25,7 +25,7 @@ from ptycho_torch.errors import DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source
 from ptycho_torch.live.sources.codecs import as_frame, compress_bslz4, decompress, plane
-from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send
+from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient_send, series_name
 
 __all__ = ["Simplon1"]
 
@@ -44,17 +44,12 @@ class Simplon1(Source):
         self._socket = connected(address, "PULL", self.options.most_bytes)
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        for parts in messages(self._socket, to, stop, "detector", bound=self.address.startswith("@")):
-            try:
-                if self._take(parts, to):
-                    return
-            except DataError as error:
-                to.refuse("frame", str(error).partition(":")[0])
+        follow(self._socket, to, stop, self._take, "detector", bound=self.address.startswith("@"))
 
     def _take(self, parts: list[bytes], to: Receiver) -> bool:
         """Understand a message; return whether it ends the series."""
         head = _json(parts[0])
-        kind, series = str(head.get("htype")).partition("-")[0], str(head.get("series"))
+        kind, series = str(head.get("htype")).partition("-")[0], series_name(head.get("series"))
         if kind == "dheader":
             config = _json(parts[1]) if len(parts) > 1 else {}
             each, triggers = config.get("nimages"), config.get("ntrigger", 1)

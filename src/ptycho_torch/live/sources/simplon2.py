@@ -19,7 +19,7 @@ from ptycho_torch.errors import DataError, PtychoError, brief
 from ptycho_torch.live.sources import SOURCES
 from ptycho_torch.live.sources.base import Receiver, Sender, Source, needed
 from ptycho_torch.live.sources.codecs import as_frame, compress_bslz4, decompress, plane
-from ptycho_torch.live.sources.sockets import connected, let_go, messages, patient_send
+from ptycho_torch.live.sources.sockets import connected, follow, let_go, patient_send, series_name
 
 __all__ = ["Simplon2"]
 
@@ -52,12 +52,7 @@ class Simplon2(Source):
         self._socket = connected(address, "PULL", self.options.most_bytes)
 
     def read(self, to: Receiver, stop: threading.Event) -> None:
-        for parts in messages(self._socket, to, stop, "detector", bound=self.address.startswith("@")):
-            try:
-                if self._take(parts, to):
-                    return
-            except DataError as error:
-                to.refuse("frame", str(error).partition(":")[0] or "malformed")
+        follow(self._socket, to, stop, self._take, "detector", bound=self.address.startswith("@"))
 
     def _take(self, parts: list[bytes], to: Receiver) -> bool:
         """Understand a message; return whether it ends the series."""
@@ -69,7 +64,7 @@ class Simplon2(Source):
             raise DataError("malformed: not CBOR") from error
         if not isinstance(message, dict) or "type" not in message:
             raise DataError("malformed: no type")
-        kind, series = message["type"], str(message.get("series_id"))
+        kind, series = message["type"], series_name(message.get("series_id"))
         if kind == "start":
             expected = message.get("number_of_images")
             to.start(series, expected if type(expected) is int else None, self._bad(message))

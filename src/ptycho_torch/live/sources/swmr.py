@@ -127,8 +127,7 @@ class Swmr(Source):
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         frames = data[first:end]
         self._done["frame"] = np.concatenate([self._done["frame"], names])
-        for number, frame in zip(names.tolist(), frames, strict=True):
-            to.frame(number, frame)
+        to.frames([(number, frame, None) for number, frame in zip(names.tolist(), frames, strict=True)])
         return True
 
     def _take_places(self, found: _Sets, to: Receiver) -> bool:
@@ -144,8 +143,7 @@ class Swmr(Source):
         names = np.arange(first, end) if numbers is None else numbers[first:end]
         x, y = found.x[first:end], found.y[first:end]
         self._done["position"] = np.concatenate([self._done["position"], names])
-        for number, at_x, at_y in zip(names.tolist(), x.tolist(), y.tolist(), strict=True):
-            to.position(number, at_x, at_y)
+        to.positions(list(zip(names.tolist(), x.tolist(), y.tolist(), strict=True)))
         return True
 
     @classmethod
@@ -228,7 +226,7 @@ def _length(*sets: Any) -> int:
     lengths = []
     for each in sets:
         if each is not None:
-            each.id.refresh()
+            each.refresh()  # of the object, which remembers its length, and not of its handle
             lengths.append(each.shape[0])
     return min(lengths)
 
@@ -249,7 +247,7 @@ class _Sender(Sender):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: Any = None
-        self._count = {"frame": 0, "position": 0}
+        self._waiting: dict[str, list[dict[str, Any]]] = {"frame": [], "position": []}
         self._flushed = 0.0
 
     def start(self, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
@@ -264,16 +262,12 @@ class _Sender(Sender):
         self._file = file
 
     def _append(self, kind: str, values: dict[str, Any]) -> None:
-        assert self._file is not None
-        at = self._count[kind]
-        for name, value in values.items():
-            data = self._file[name]
-            data.resize(at + 1, axis=0)
-            data[at] = value
-        self._count[kind] = at + 1
-        if time.monotonic() - self._flushed > _FLUSH:
-            self._file.flush()
-            self._flushed = time.monotonic()
+        """Keep an entry until it is to be seen: to enlarge a data set takes longer than to write some frames."""
+        rows = self._waiting[kind]
+        rows.append(values)
+        size = sum(np.asarray(v).nbytes for v in values.values()) * len(rows)
+        if time.monotonic() - self._flushed > _FLUSH or size > _AT_ONCE:
+            self._flush()
 
     def frame(self, number: int, frame: NDArray[Any]) -> None:
         self._append("frame", {"entry/data/data": frame, "entry/data/number": number})
@@ -283,6 +277,17 @@ class _Sender(Sender):
             "position", {"entry/positions/x": x, "entry/positions/y": y, "entry/positions/number": number}
         )
 
-    def end(self) -> None:
+    def _flush(self) -> None:
         assert self._file is not None
+        for rows in self._waiting.values():
+            for name in rows[0] if rows else ():
+                data = self._file[name]
+                data.resize(len(data) + len(rows), axis=0)
+                data[len(data) - len(rows) :] = np.array([row[name] for row in rows])
+            rows.clear()
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def end(self) -> None:
+        self._flush()
         self._file.close()
