@@ -3,18 +3,20 @@ gives?
 
     python benchmarks/uncertainty.py               # objects and probes that neither pretraining nor calibration saw
     python benchmarks/uncertainty.py --fit         # calibrate first, on random ones; writes calibration.json too
+    python benchmarks/uncertainty.py --others      # objects of yet other kinds, any probe, which nothing was chosen by
     python benchmarks/uncertainty.py --star        # measured data: sigma against the difference of two halves
 
 Four doses, three overlaps, three objects, frames of N = 64 (or ``--size``), the probe guess true or out of focus.
-Every cell is kept in a file of its own: a run that was stopped goes on where it was, with the same shipped weights;
-``--fresh`` begins anew. `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`: Spearman's
-correlation of sigma with the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean square nearby;
-`rank of 2 px and pixel`: of these two, which no sigma can much exceed. `cost`: time with error bars over time
-without.
+Every cell is kept in a file of its own: a run that was stopped goes on where it was, with the same shipped weights
+and features; ``--fresh`` begins anew. `covered`: part of the pixels whose true error is within 1.645 sigma; `rank`:
+Spearman's correlation of sigma with the size of the true error, pixel by pixel; `rank, 2 px`: with its root mean
+square nearby; `rank of 2 px and pixel`: of these two, which no sigma can much exceed. `cost`: time with error bars
+over time without.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
 from collections.abc import Sequence
@@ -25,11 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import cbook
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import norm, spearmanr
-from skimage import data, transform
+from skimage import data, io, transform
 
 from harness import keep, parser, table
 from ptycho_torch import reconstruct
@@ -41,6 +44,7 @@ from ptycho_torch.simulation.variety import random_object, random_probe, spoiled
 from ptycho_torch.uncertainty import Calibration, errors_against, fitted, replicates, shipped_calibration
 from ptycho_torch.uncertainty import calibration as home
 from ptycho_torch.uncertainty.calibration import CHANNELS, NORMAL
+from ptycho_torch.uncertainty.replicates import FEATURES
 
 DOSES = (1e3, 1e5, 1e7, 1e9)
 STEPS = (8, 16, 28)
@@ -48,7 +52,12 @@ STEPS = (8, 16, 28)
 SIZE, EDGE = 64, 124
 PHOTOGRAPHED = 100
 """Number from which on the object of a scan that calibrates is made of photographs."""
-FITTED = (*range(20), *range(40, 48), *range(PHOTOGRAPHED, PHOTOGRAPHED + 28))
+DENSE, LARGE = 80, 208
+"""Numbers from which on frames are so close that sweeps begin from a flat object, and from which on N is 64."""
+FITTED = (
+    *range(20), *range(40, 48), *range(DENSE, DENSE + 4),
+    *range(PHOTOGRAPHED, PHOTOGRAPHED + 28), *range(LARGE, LARGE + 10)
+)  # fmt: skip
 PICTURES = (
     "chelsea", "clock", "coffee", "gravel", "hubble_deep_field", "immunohistochemistry", "page", "retina", "rocket",
     "text",
@@ -103,20 +112,78 @@ def photographs(edge: int, rng: np.random.Generator) -> NDArray[np.complex128]:
 
 
 def fitting_scan(number: int, seed: int) -> Scan:
-    """Random object, probe, spacing and dose; from 40 on a low one, from 100 on photographs for the object.
+    """Random object, probe, spacing and dose; from 40 on a low one, from 80 on frames close together, from 100 on
+    photographs for the object.
 
-    Every third probe guess is wrong, every sixth N is 64.
+    Every third probe guess is wrong, every sixth N is 64, and all from 208 on.
     """
     rng = np.random.default_rng((seed, number))
-    size = 64 if number % 6 == 0 else 32
+    size = 64 if number % 6 == 0 or number >= LARGE else 32
     edge = round(2.3 * size)
-    step = float(np.exp(rng.uniform(np.log(size / 9), np.log(size / 2))))
+    closest, farthest = (24, 14) if DENSE <= number < PHOTOGRAPHED else (9, 2)
+    step = float(np.exp(rng.uniform(np.log(size / closest), np.log(size / farthest))))
     positions = make_positions("grid", (edge, edge), size, step=step, jitter=0.1 * step, seed=number)
     obj = photographs(edge, rng) if number >= PHOTOGRAPHED else random_object(edge, rng)
     probe = random_probe(size, rng)
-    exponent = rng.uniform(2.7, 4.2 if 40 <= number < PHOTOGRAPHED else 9)
+    exponent = rng.uniform(2.7, 4.2 if 40 <= number < DENSE else 9)
     scan = simulate_scan(obj, probe, positions, photons=10**exponent, seed=number)
     return replace(scan, probe=spoiled_probe(scan.probe, rng)) if number % 3 == 1 else scan
+
+
+def sampled(name: str, edge: int) -> NDArray[np.float64]:
+    """A picture of matplotlib's or scikit-image's that neither calibration nor :func:`held_out` uses, 0 to 1."""
+    if name == "fault":
+        image = cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"].astype(float)
+    elif name == "head":
+        with gzip.open(cbook.get_sample_data("s1045.ima.gz", asfileobj=False)) as stream:
+            image = np.frombuffer(stream.read(), np.uint16).reshape(256, 256).astype(float)
+    elif name == "hopper":
+        image = io.imread(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).astype(float)
+    else:
+        image = io.imread(Path(data.__file__).with_name(f"{name}.png")).astype(float)
+    image = image[..., :3].mean(-1) if image.ndim == 3 else image
+    square = min(image.shape)
+    image = transform.resize(image[:square, :square], (edge, edge), anti_aliasing=True)
+    return np.asarray((image - image.min()) / np.ptp(image))
+
+
+def other_object(rng: np.random.Generator, edge: int) -> NDArray[np.complex128]:
+    """One of eight: portraits, terrain, a slice of a head, blocks as on a chip, other lines."""
+
+    def blocks() -> NDArray[np.float64]:
+        image = np.zeros((edge, edge))
+        for _ in range(60):
+            (top, left), (tall, wide) = rng.integers(0, edge, 2), rng.integers(2, 24, 2)
+            image[top : top + tall, left : left + wide] = rng.random()
+        return image
+
+    kinds = (
+        lambda: (0.5 + 0.5 * sampled("hopper", edge)) * np.exp(1.5j * sampled("fault", edge)),
+        lambda: make_object("siemens", edge),
+        lambda: np.exp((-0.4 + 1.8j) * sampled("head", edge)),
+        lambda: (1 - 0.6 * sampled("motorcycle_left", edge)) * np.exp(1j * sampled("phantom", edge)),
+        lambda: np.exp((-0.5 - 1j) * blocks()),
+        lambda: (0.3 + 0.7 * sampled("microaneurysms", edge)) * np.exp(-1.4j * sampled("fault", edge)),
+        lambda: make_object("lines", edge, int(rng.integers(1000))) / 3,
+        lambda: np.exp(1.2j * sampled("horse", edge)) * (0.9 - 0.3 * sampled("fault", edge)),
+    )
+    return np.asarray(kinds[rng.integers(len(kinds))]())
+
+
+def other_scan(dose: float, step: int, number: int, seed: int, size: int) -> Scan:
+    """Of an object that nothing here was chosen by; any probe; every third probe guess is wrong."""
+    part = size / SIZE
+    rng = np.random.default_rng((seed, DOSES.index(dose), STEPS.index(step), number))
+    obj = other_object(rng, round(EDGE * part))
+    probe = random_probe(size, rng)
+    if rng.random() < 0.6:
+        probe = make_probe(("zoneplate", "disk", "gaussian")[rng.integers(3)], size)
+    drawn = int(rng.integers(10_000))
+    positions = make_positions(
+        "grid", obj.shape, size, step=step * part, jitter=0.1 * step * part, seed=drawn
+    )
+    scan = simulate_scan(obj, probe, positions, photons=dose, seed=drawn + 1)
+    return replace(scan, probe=spoiled_probe(scan.probe, rng)) if number == 2 else scan
 
 
 # ------------------------------------------------------------------ cells
@@ -181,9 +248,7 @@ def _every(one: dict[str, NDArray[Any]], each: int) -> int:
 
 def sigma_of(one: dict[str, NDArray[Any]], calibration: Calibration) -> NDArray[np.float64]:
     """Sigma of the kept pixels, (2, K)."""
-    sigma = np.exp(np.einsum("cf,cfk->ck", calibration.weights, one["features"].astype(np.float64)))
-    sigma[1] = np.minimum(sigma[1], home.LARGEST_PHASE)
-    return np.asarray(sigma)
+    return calibration.of(one["features"])
 
 
 def judged(one: dict[str, NDArray[Any]], calibration: Calibration) -> dict[str, Any]:
@@ -224,32 +289,59 @@ def pooled(
 
 
 # ------------------------------------------------------------------ the star
-def star(arguments: Any) -> list[dict[str, Any]]:
-    """Sigma of an image from half of the frames against its difference from the other half's image."""
+def halves(path: Path, arguments: Any) -> dict[str, NDArray[Any]]:
+    """Features of an image from half of the frames, and its difference from the other half's; kept or computed."""
+    if path.exists() and not arguments.fresh:
+        with np.load(path) as kept:
+            return dict(kept)
     scan = open_scan(arguments.shared / "data/siemens_star_aps.npz")
     scan = scan.select(np.arange(0, scan.n_frames, 8 if arguments.quick else 1))
     first, second = scan.halves()
-    rec = reconstruct(first, uncertainty=True, withhold=0.0)
-    other = reconstruct(second, withhold=0.0)
+
+    def solve(these: Scan) -> Any:
+        return reconstruct(these, withhold=0.0, device="cpu")
+
+    rec, other = solve(first), solve(second)
+    found = replicates(rec, first, solve)
     wrong = errors_against(rec, other.object, other.origin_xy)
-    middle = rec.weight > 0.3 * rec.weight.max()
+    made = {
+        "features": found.features,
+        "wrong": np.stack([wrong.amplitude, wrong.phase]),
+        "middle": rec.weight > 0.3 * rec.weight.max(),
+        "frames": np.array(first.n_frames),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **made)
+    return made
+
+
+def star(made: dict[str, NDArray[Any]], calibration: Calibration) -> tuple[list[dict[str, Any]], Figure]:
+    """Sigma of half of the frames, times the root of two, against the difference of both halves; and their maps."""
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    grid = figure.subplots(2, 2)
     rows = []
-    for name, sigma, difference in zip(
-        CHANNELS, (rec.sigma_amplitude, rec.sigma_phase), (wrong.amplitude, wrong.phase), strict=True
+    for name, bar, difference, axes in zip(
+        CHANNELS, np.sqrt(2) * calibration.of(made["features"]), made["wrong"], grid, strict=True
     ):
-        here = middle & np.isfinite(difference)
-        size, bar = np.abs(difference[here]), np.sqrt(2) * sigma[here]
+        here = made["middle"] & np.isfinite(difference)
+        size = np.abs(difference)
+        near = np.sqrt(_nearby(np.nan_to_num(difference)[None] ** 2, here)[0])
         rows.append(
             {
-                "frames": first.n_frames,
+                "frames": int(made["frames"]),
                 "what": name,
-                "rms difference": float(np.sqrt(np.mean(size**2))),
-                "median sigma of the difference": float(np.median(bar)),
-                "covered": float(np.mean(size <= NORMAL * bar)),
-                "rank": float(spearmanr(bar, size)[0]),
+                "rms difference": float(np.sqrt(np.mean(size[here] ** 2))),
+                "median sigma of the difference": float(np.median(bar[here])),
+                "covered": float(np.mean(size[here] <= NORMAL * bar[here])),
+                "rank": float(spearmanr(bar[here], size[here])[0]),
+                "rank, 2 px": float(spearmanr(bar[here], near[here])[0]),
             }
         )
-    return rows
+        for one, image, title in zip(axes, (size, bar), ("difference of halves", "sigma of it"), strict=True):
+            shown = one.imshow(np.where(here, image, np.nan), vmin=0, vmax=np.quantile(size[here], 0.98))
+            one.set(title=f"{name}: {title}", xticks=[], yticks=[])
+        figure.colorbar(shown, ax=axes)
+    return rows, figure
 
 
 # ------------------------------------------------------------------ figure
@@ -297,24 +389,28 @@ def main() -> None:
         "--fit", action="store_true", help="calibrate first, and write the package's calibration.json"
     )
     made.add_argument("--size", type=int, default=SIZE, help="N of the frames; default: 64")
+    made.add_argument("--others", action="store_true", help="judge by other objects and probes")
     made.add_argument("--star", action="store_true", help="the measured star only")
     made.add_argument("--fresh", action="store_true", help="compute cells anew")
     arguments = made.parse_args()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    if arguments.star:
-        rows = star(arguments)
-        print(table(rows), keep("uncertainty-star", arguments, {"rows": rows}), sep="\n")
-        return
-    weights = hashlib.sha256(shipped_bundle().read_bytes()).hexdigest()[:8]
-    folder = arguments.output / f"uncertainty-cells-{weights}"
+    state = hashlib.sha256(shipped_bundle().read_bytes() + repr(FEATURES).encode()).hexdigest()[:8]
+    folder = arguments.output / f"uncertainty-cells-{state}"
     calibration = shipped_calibration() if not arguments.fit else _fit(folder, arguments)
+    if arguments.star:
+        parts, maps = star(halves(folder / f"star{'-quick' * arguments.quick}.npz", arguments), calibration)
+        print(table(parts), keep("uncertainty-star", arguments, {"rows": parts}), sep="\n")
+        maps.savefig(arguments.output / "uncertainty-star.png", dpi=110)
+        return
     doses, steps, objects = (DOSES, STEPS, 3) if not arguments.quick else ((1e3, 1e7), (28,), 1)
     rows, cells = [], []
     for dose in doses:
         for step in steps:
             for number in range(objects):
-                scan = scan_to_judge(dose, step, number, arguments.seed + 1000, arguments.size)
-                name = f"{arguments.size}-{dose:.0e}-{step}-{number}-{arguments.seed}.npz"
+                drawn = other_scan if arguments.others else scan_to_judge
+                scan = drawn(dose, step, number, arguments.seed + 1000, arguments.size)
+                kind = "other-" if arguments.others else ""
+                name = f"{kind}{arguments.size}-{dose:.0e}-{step}-{number}-{arguments.seed}.npz"
                 cells.append(cell(folder / name, scan, arguments.fresh))
                 place = {
                     "N": arguments.size,
@@ -328,8 +424,9 @@ def main() -> None:
     total, kept = pooled(cells, calibration)
     print(table(rows), table([total]), sep="\n")
     results = {"rows": [*rows, {"photons": "all", **total}], "calibration": calibration.provenance}
-    print(keep("uncertainty", arguments, results))
-    figure(kept, cells, calibration).savefig(arguments.output / "uncertainty.png", dpi=120)
+    title = "uncertainty-others" if arguments.others else "uncertainty"
+    print(keep(title, arguments, results))
+    figure(kept, cells, calibration).savefig(arguments.output / f"{title}.png", dpi=120)
 
 
 def _fit(folder: Path, arguments: Any) -> Calibration:

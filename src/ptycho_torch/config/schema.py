@@ -195,7 +195,7 @@ class InferenceConfig:
     )
     uncertainty: bool = opt(
         False,
-        "also give each pixel's error bars, sigma_amplitude and sigma_phase; takes about eight times as long",
+        "also give each pixel's error bars, sigma_amplitude and sigma_phase; takes about six times as long",
     )
     debug: bool = opt(False, "kept for other programs", carried=True)
     backend: Literal["pytorch", "tensorflow"] = opt("pytorch", "only 'pytorch' is available in this package")

@@ -62,7 +62,7 @@ class LiveConfig:
     interval: float = opt(1.0, "seconds between objects that are published", ge=0.05)
     uncertainty: bool = opt(
         False,
-        "at the end, also give each pixel's error bars, and show them on the page; takes about eight times as long",
+        "at the end, also give each pixel's error bars, and show them on the page; takes about six times as long",
     )
     save_scan: bool = opt(False, "also write frames and positions as scan.npz")
 

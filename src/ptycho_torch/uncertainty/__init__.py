@@ -1,8 +1,9 @@
 """Error bars of a reconstruction: how far off amplitude and phase of each pixel may be.
 
-Known objects, the found one among them, are scanned at the same places with the same light and reconstructed in
-the same way. The error bar is how far these images are from what they should show, weighted as simulated scans have
-taught.
+The found object is scanned again at the same places with the same light, in its place and elsewhere, and
+reconstructed in the same way; and the measured frames are reconstructed in another way. How far these images are
+from what they should show, and what the frames leave unexplained, weighted as simulated scans have taught, is the
+error bar.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from ptycho_torch.uncertainty.calibration import Calibration, fitted, shipped_ca
 from ptycho_torch.uncertainty.errors import Errors, errors_against, relative_error
 from ptycho_torch.uncertainty.replicates import Replicates, Solve, replicates
 from ptycho_torch.uncertainty.sigma import with_sigma
-from ptycho_torch.uncertainty.simulated import SimulatedFrames, another, gain_of, moved
+from ptycho_torch.uncertainty.simulated import SimulatedFrames, gain_of, moved
 
 __all__ = [
     "Calibration",
@@ -19,7 +20,6 @@ __all__ = [
     "Replicates",
     "SimulatedFrames",
     "Solve",
-    "another",
     "errors_against",
     "fitted",
     "gain_of",

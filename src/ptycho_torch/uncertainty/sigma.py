@@ -37,20 +37,20 @@ def with_sigma(
     scan : Scan
         Frames that the solver saw.
     solve : callable
-        Makes a reconstruction of a scan in the same way; it is called ``3 count`` times.
+        Makes a reconstruction of a scan in the same way; it is called ``2 count`` times.
     calibration : Calibration, optional
         Default: the one that ships with the package.
     count : int
-        Replicates of each of the three kinds.
+        Replicates of each of the two kinds.
     seed : int
     device : str
 
     Notes
     -----
     Nine of ten errors lie within 1.645 sigma, counted over pixels of many scans; errors of neighbouring pixels are
-    alike. What ptychography leaves open (ramp, phase, scale, shift) is not in it, nor is what no simulation of the
-    solver's own model shows, but for one factor: where measured frames are explained worse than simulated ones,
-    sigma grows with it.
+    alike. What ptychography leaves open (ramp, phase, scale, shift) is not in it. What no simulation of the solver's
+    own model shows is in it as far as measured frames are explained worse than simulated ones, and as far as another solver
+    finds another image in them.
     """
     began = time.monotonic()
     found = replicates(rec, scan, solve, count, seed, device)
@@ -61,7 +61,7 @@ def with_sigma(
     info = {
         "sigma_amplitude_median": median[0],
         "sigma_phase_median": median[1],
-        "uncertainty_replicates": 3 * count,
+        "uncertainty_replicates": 2 * count,
         "uncertainty_seconds": seconds,
     }
     return replace(rec, sigma_amplitude=sigma[0], sigma_phase=sigma[1], info={**rec.info, **info})

@@ -2,8 +2,7 @@
 
     frame_m = sqrt( g Poisson( |F(P_m crop_m(o'))|^2 / g ) )
 
-``o'`` is the found object, in its place or mirrored and moved, or another one altogether; g the gain,
-1 where frames are counts.
+``o'`` is the found object, in its place or mirrored and moved; g the gain, 1 where frames are counts.
 """
 
 from __future__ import annotations
@@ -16,20 +15,16 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ptycho_torch.physics.gauges import level
 from ptycho_torch.physics.regions import Placement, crop_patches, place, shifted_probes
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.facts import Cut
 from ptycho_torch.scan.frames import FrameSource
-from ptycho_torch.simulation.variety import random_object
 
-__all__ = ["SimulatedFrames", "another", "gain_of", "moved"]
+__all__ = ["SimulatedFrames", "gain_of", "moved"]
 
 _BRIGHT: Final = 0.1
 """Part of the usual weight above which an object is well enough known to be simulated from."""
-_DRAWN: Final = 192
-"""Edge of a random object, which is continued by reflection."""
 _MEASURED: Final = 256
 """Frames from which the gain is measured."""
 
@@ -130,13 +125,6 @@ def moved(rec: Reconstruction, rng: np.random.Generator) -> Reconstruction:
     rows, columns = ndimage.find_objects(lit.astype(np.int8))[0]
     part = filled[rows, columns][:: rng.choice((1, -1)), :: rng.choice((1, -1))]
     return replace(rec, object=part[_folded(part, rec.object.shape, rng)])
-
-
-def another(rec: Reconstruction, rng: np.random.Generator) -> Reconstruction:
-    """Return the reconstruction with an object of the kinds that pretraining draws, of the same mean amplitude."""
-    drawn = random_object(_DRAWN, rng)
-    values = drawn[_folded(drawn, rec.object.shape, rng)]
-    return replace(rec, object=values * (level(rec.object, rec.weight) / float(np.abs(values).mean())))
 
 
 def _folded(

@@ -264,7 +264,7 @@ def reconstruct(
     withhold : float
         Part of the frames that is kept from the solver to measure ``residual_withheld`` on.
     uncertainty : bool
-        Also give ``sigma_amplitude`` and ``sigma_phase``; takes about eight times as long. See
+        Also give ``sigma_amplitude`` and ``sigma_phase``; takes about six times as long. See
         :func:`ptycho_torch.uncertainty.with_sigma`.
     device : str, optional
         Default: a GPU where there is one.
