@@ -49,8 +49,8 @@ def with_sigma(
     -----
     Nine of ten errors lie within 1.645 sigma, counted over pixels of many scans; errors of neighbouring pixels are
     alike. What ptychography leaves open (ramp, phase, scale, shift) is not in it. What no simulation of the solver's
-    own model shows is in it as far as measured frames are explained worse than simulated ones, and as far as another solver
-    finds another image in them.
+    own model shows is in it as far as measured frames are explained worse than simulated ones, and as far as another
+    solver finds another image in them.
     """
     began = time.monotonic()
     found = replicates(rec, scan, solve, count, seed, device)
