@@ -43,6 +43,9 @@ __all__ = ["Canvas", "Sweeps", "boxes_of"]
 logger = logging.getLogger(__name__)
 _PORTION: Final = 8 << 20
 """Pixels of frames that are read together; a cell's batches are drawn from one portion after the other."""
+_COPIES: Final = 6
+"""How often these are in memory: as stored, as numbers, as amplitudes, and the first two of the next ones, with some to
+spare for what a batch takes."""
 
 
 def boxes_of(positions: NDArray[Any], cells: list[Cell], size: int, reach: int = 0) -> list[Box]:
@@ -157,7 +160,7 @@ class Sweeps:
         self.factor = scan.normalisation
         self.start = group.shared(lambda: orthogonal_modes(np.array(probe, dtype=np.complex64)))
         self._cache: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self._room = memory_limit() // 2
+        self._room = max(0, memory_limit() - self._at_work()) // 2
 
     # ---- how far it is
 
@@ -295,6 +298,11 @@ class Sweeps:
         return "sweeps used up" if len(residuals) >= options.sweeps else ""
 
     # ---- frames
+
+    def _at_work(self) -> int:
+        """Bytes that the portion in use and the one that is read ahead take."""
+        largest = max(len(cell.frames) for cell in self.canvas.cells) * self.scan.N**2
+        return _COPIES * 4 * min(_PORTION, largest)
 
     def _portions(self, number: int) -> int:
         most = max(1, _PORTION // self.scan.N**2)
