@@ -57,7 +57,7 @@ _SWEEPS = 30
 _FEW = 10.0
 _HARDLY_ANY = 1.0
 """Photons per pixel of a frame below which sweeps get no momentum, and below which they stop early or are left out."""
-_FEW_A_POINT = 6.0
+_FEW_A_POINT = 9.0
 """Photons per object pixel, of all frames together, from which on sweeps find more than noise."""
 _NOISE = 1.5
 """Times the noise of counts up to which a learned image has nothing left to be explained by sweeps."""

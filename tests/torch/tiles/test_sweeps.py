@@ -146,6 +146,22 @@ def test_memory_changes_nothing(sweeps: Make, monkeypatch: pytest.MonkeyPatch) -
     assert not poor._cache
 
 
+@pytest.mark.parametrize("spare", [-1, 0, 2, 8])
+def test_frames_are_kept_only_where_there_is_room_beside_those_in_use(
+    sweeps: Make, monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    """Kept frames and six times the largest cell's never take more than there is."""
+    cells = sweeps("any").canvas.cells
+    largest = 4 * max(len(cell.frames) for cell in cells) * SIZE**2
+    limit = (6 + spare) * largest
+    monkeypatch.setattr("ptycho_torch.tiles.sweeps.memory_limit", lambda: limit)
+    tight = sweeps("tight")
+    tight.run()
+    kept = sum(frames.nbytes for frames in tight._cache.values())
+    assert kept <= max(0, limit - 6 * largest)
+    assert bool(kept) == (spare > 1)
+
+
 def test_sweeps_stop_when_the_residual_stops_falling(sweeps: Make) -> None:
     made = sweeps(sweeps=40, tolerance=0.9)
     assert made.run() == 11
