@@ -70,8 +70,10 @@ class Heard:
 @pytest.fixture
 def panda() -> Iterator[Panda]:
     made = Panda("tcp://127.0.0.1:9", SourceOptions(samples=2))
+    monitor = made._socket.get_monitor_socket()  # held: whoever stops a monitor waits for its other end
     yield made
     made._socket.disable_monitor()
+    monitor.close()
     made._socket.close()
 
 
