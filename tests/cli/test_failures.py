@@ -59,7 +59,7 @@ TYPED: dict[tuple[str, ...], str] = {
     ("simulate", "-o", "a.npz", "--object", "/dev/zero"): "/dev/zero",
     ("reconstruct", "run", "-o", "out"): "scan",
     ("reconstruct", "none.zip", "a.npz", "-o", "out", "--refine", "many"): "--refine",
-    ("verify",): "bundle",
+    ("verify",): "Missing argument 'BUNDLE'",
     ("reconstruct",): "(Scan file)",
     ("reconstruct", "there"): "did you mean there.npz?",
     ("reconstruct", "tehre.npz"): "did you mean there.npz?",
