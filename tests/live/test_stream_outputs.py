@@ -86,7 +86,7 @@ with h5py.File(sys.argv[1], "r", libver="latest", swmr=True) as file:
             each.refresh()
         obj, weight, origin, version = (each[:] for each in sets)
         seen = [obj.real.tolist(), obj.imag.tolist(), origin.tolist(), int(version[0]), weight.shape]
-    print(json.dumps(seen), flush=True)
+        print(json.dumps(seen), flush=True)
 """
 
 
