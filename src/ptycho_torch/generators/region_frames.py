@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,13 @@ class RegionFrames:
     part_of: float | None = None
     own: Tensor | None = None
     lag: Tensor | None = None
+
+    def to(self, device: str | torch.device) -> RegionFrames:
+        """Return the same frames with their tensors on a device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        if self.subsets is not None:
+            moved["subsets"] = tuple(subset.to(device) for subset in self.subsets)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

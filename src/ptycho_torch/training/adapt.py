@@ -31,7 +31,7 @@ from ptycho_torch.training.callbacks import Bar, Watch
 from ptycho_torch.training.examples import Example
 from ptycho_torch.training.loggers import logger_of
 from ptycho_torch.training.maker import Maker
-from ptycho_torch.training.material import Labelled, Material, Withheld, on_device
+from ptycho_torch.training.material import Labelled, Material, Withheld
 from ptycho_torch.training.pretrain import region_loss, relative_error
 from ptycho_torch.training.sharing import backward, dealt, regions_of
 from ptycho_torch.training.state import (
@@ -289,7 +289,7 @@ class _Run:
         if material.image is not None and rng.random() < self.config.joint_share:
             count = int(rng.choice(_ITERATIONS))
             task = material.withheld(rng, _REGIONS)
-            given = dealt(self.solver, on_device(task.given, self.device))
+            given = dealt(self.solver, task.given.to(self.device))
 
             def predicted(own: Tensor) -> Tensor:
                 part = Withheld(regions_of(given, own), regions_of(task.hidden, own))
@@ -298,7 +298,7 @@ class _Run:
             return backward(predicted, len(given.probe), self.solver, self.group)
         single = material.image is None
         groups = material.drawn_groups(rng, self.config.batch_size, 1 if single else self.members)
-        given = dealt(self.solver, on_device(groups.given, self.device))
+        given = dealt(self.solver, groups.given.to(self.device))
 
         def of_groups(own: Tensor) -> Tensor:
             part = regions_of(given, own)
@@ -313,13 +313,13 @@ class _Run:
 
     def _predicted(self, solver: RegionSolver, task: Withheld, iterations: int) -> Tensor:
         """R_w of each region."""
-        given = on_device(task.given, self.device)
+        given = task.given.to(self.device)
         solution = solver(given, update_probe=self.blind, iterations=iterations, keep=True)
-        return predicted_error(solution, on_device(task.hidden, self.device))
+        return predicted_error(solution, task.hidden.to(self.device))
 
     def _compared(self, solver: RegionSolver, groups: Labelled) -> tuple[Any, Example]:
         """What groups give, and what all frames say of them."""
-        given = on_device(groups.given, self.device)
+        given = groups.given.to(self.device)
         solution = solver(given, update_probe=False, keep=True)
         cover = solution.coverage.detach()
         weight = groups.known.to(self.device) * cover / (cover + 0.1)
@@ -353,7 +353,7 @@ class _Run:
                 error = relative_error(solution.objects[-1], example)
                 found.setdefault("groups", []).append(float(error.nanmean()))
             else:
-                given, rng = on_device(task.given, self.device), np.random.default_rng(0)
+                given, rng = task.given.to(self.device), np.random.default_rng(0)
                 found.setdefault("single", []).append(float(equivariance(self.average, given, rng)))
         return {name: sum(values) / len(values) for name, values in found.items()}
 

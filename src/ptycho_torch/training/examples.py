@@ -68,6 +68,11 @@ class Example:
     update_probe: bool
     spacing: float
 
+    def to(self, device: str | torch.device) -> Example:
+        """Return the same example with its tensors on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("frames", "truth", "weight", "probe")}
+        return replace(self, **moved)
+
 
 class Examples:
     """Draws :class:`Example` after :class:`Example` from a seed and a :class:`Recipe`."""

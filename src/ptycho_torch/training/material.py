@@ -6,7 +6,6 @@ Task ``step`` of a seed is always the same one, so a resumed run sees what an un
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.solvers.learned import Frames
 
-__all__ = ["Image", "Labelled", "Material", "Withheld", "on_device"]
+__all__ = ["Image", "Labelled", "Material", "Withheld"]
 
 _PIXELS = 28 * 64 * 64
 """Pixels of frames in a region, as in pretraining; six frames at least."""
@@ -218,11 +217,3 @@ class Material:
         inside = (row >= 0) & (column >= 0) & (row < height) & (column < width)
         inside[inside] &= self.image.weight[row[inside], column[inside]] > 0.05 * self.image.weight.max()
         return chosen[inside] if inside.any() else chosen
-
-
-def on_device(frames: RegionFrames, device: torch.device) -> RegionFrames:
-    """The same frames with their tensors on a device."""
-    moved: dict[str, Any] = {
-        name: value.to(device) for name, value in vars(frames).items() if isinstance(value, Tensor)
-    }
-    return replace(frames, **moved)

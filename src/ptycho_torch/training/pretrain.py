@@ -170,7 +170,8 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             self.solver.parameters(), options.learning_rate, betas=(0.9, 0.999), weight_decay=1e-4
         )
-        self.validation = [Examples(_VALIDATION_SEED, examples.recipe).draw(i) for i in range(_VALIDATION)]
+        known = Examples(_VALIDATION_SEED, examples.recipe)
+        self.validation = [known.draw(i).to(options.device) for i in range(_VALIDATION)]
         self.step, self.seconds, self.text = 0, 0.0, ""
         self.history: list[dict[str, float]] = []
         self._losses: list[float] = []
@@ -193,7 +194,7 @@ class _Run:
     def advance(self) -> None:
         """One step: an example, its gradient, the average."""
         began = time.monotonic()
-        example = self.examples.draw(self.step)
+        example = self.examples.draw(self.step).to(self.options.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         iterations = _ITERATIONS[self.step % len(_ITERATIONS)]

@@ -75,6 +75,18 @@ def test_gradients_of_parts_add_up_to_that_of_the_batch(
         assert torch.linalg.norm(gradient() - alone) < 1e-12 * torch.linalg.norm(alone)
 
 
+def test_an_example_goes_to_a_device_as_a_whole() -> None:
+    """The device without memory: whatever stays behind is found."""
+    example = Examples(1, Recipe(sizes=(16,), regions=3, budget=25 * 16**2)).draw(4)
+    solver = RegionSolver(iterations=1, passes=1, width=8, levels=1)
+    there = dataclasses.replace(example, frames=dealt(solver, example.frames)).to("meta")
+    assert there.frames.subsets
+    tensors = [*vars(there).values(), *vars(there.frames).values(), *there.frames.subsets]
+    found = [value.device.type for value in tensors if isinstance(value, torch.Tensor)]
+    assert len(found) > 8
+    assert set(found) == {"meta"}
+
+
 @given(count=st.integers(1, 60), size=st.integers(1, 9))
 def test_parts_are_the_same_for_one_two_and_four_processes(count: int, size: int) -> None:
     def parts(processes: int) -> list[list[int]]:

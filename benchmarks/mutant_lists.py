@@ -1,0 +1,172 @@
+"""What `mutate.py` changes, which tests have to notice, and which changes are harmless."""
+
+from __future__ import annotations
+
+TARGETS = {
+    "ptycho_torch/physics/likelihood.py": ("tests/torch/physics/test_likelihood.py",),
+    "ptycho_torch/physics/propagation.py": ("tests/torch/physics/test_propagation.py",),
+    "ptycho_torch/physics/projection.py": ("tests/torch/physics/test_projection.py",),
+    "ptycho_torch/physics/regions.py": ("tests/torch/physics/test_regions.py",),
+    "ptycho_torch/physics/gauges.py": (
+        "tests/physics/test_gauge_fixing.py",
+        "tests/torch/physics/test_object_scale.py",
+    ),
+    "ptycho_torch/physics/patches.py": ("tests/torch/physics/test_patches.py",),
+    "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
+    "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
+    "ptycho_torch/reconstruction/stitching.py": ("tests/torch/reconstruction/test_stitching.py",),
+    "ptycho_torch/evaluation/alignment.py": (
+        "tests/evaluation/test_alignment.py",
+        "tests/evaluation/test_gauge.py",
+    ),
+    "ptycho_torch/evaluation/evaluate.py": ("tests/evaluation/test_evaluate.py",),
+    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge.py",),
+    "ptycho_torch/evaluation/frc.py": ("tests/evaluation/test_frc.py",),
+    "ptycho_torch/evaluation/metrics.py": (
+        "tests/evaluation/test_metrics.py",
+        "tests/evaluation/test_ms_ssim.py",
+    ),
+}
+"""Source files under src/ and the tests that have to notice."""
+
+SHORT = {
+    "ptycho_torch/physics/units.py": 6,
+    "ptycho_torch/physics/gauges.py": 9,
+    "ptycho_torch/reconstruction/phases.py": 16,
+}
+"""Files of the short run, and every how many mutants it takes."""
+
+_SQUARE = "frames are square"
+_PLENTY = "an upper bound on sweeps that end much sooner by themselves, or when they end"
+_SHORTCUT = "a shortcut: the other way gives the same numbers"
+_ORDER = "only the order of the costs counts"
+_JOINT = "both pieces have the same value where they meet"
+_SYMMETRIC = "symmetric in both"
+_EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
+_ANY_NEGATIVE = "any negative length is the one to be found"
+_ROUNDING = "only rounding makes it negative"
+_GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
+HARMLESS: dict[tuple[str, str, str], str] = {
+    ("units.py", "probe.shape[-1] / 2", "-1  ->  1"): _SQUARE,
+    ("units.py", "probe.shape[-1] / 2", "1  ->  2"): _SQUARE,
+    ("regions.py", "patches.shape[-1]", "-1  ->  1"): _SQUARE,
+    ("regions.py", "patches.shape[-1]", "1  ->  2"): _SQUARE,
+    ("regions.py", "shift_ramps(fractions, probe", "1  ->  2"): _SQUARE,
+    ("patches.py", "patches.shape[-1], region)", "1  ->  2"): _SQUARE,
+    ("patches.py", "region.shape[-1]", "-1  ->  1"): _SQUARE,
+    ("patches.py", "region.shape[-1]", "1  ->  2"): _SQUARE,
+    ("patches.py", "torch.where(x <= 1", "x <= 1  ->  x < 1"): _JOINT,
+    ("patches.py", "torch.where(x <= 1", "x < 2  ->  x <= 2"): _JOINT,
+    ("patches.py", "if own != 1", "1  ->  2"): _SHORTCUT,
+    ("phases.py", "_SWEEPS = 100", "100  ->  101"): _PLENTY,
+    ("phases.py", "np.abs(new - z)", "new - z  ->  new + z"): _PLENTY,
+    ("phases.py", "np.abs(new - z)", "new - z  ->  new"): _PLENTY,
+    ("phases.py", "change < _TOLERANCE", "change < _TOLERANCE  ->  change <= _TOLERANCE"): _PLENTY,
+    ("phases.py", "cost = coo_array", "2  ->  3"): _ORDER,
+    ("phases.py", "cost = coo_array", "1  ->  2"): _ORDER,
+    (
+        "phases.py",
+        "cost = coo_array",
+        "strength[i, j] / strength.max(initial=1)  ->  strength[i, j] * strength.max(initial=1)",
+    ): _ORDER,
+    (
+        "phases.py",
+        "cost = coo_array",
+        "strength[i, j] / strength.max(initial=1)  ->  strength[i, j]",
+    ): _ORDER,
+    ("phases.py", "graph = coo_array((1 / size", "1  ->  2"): _ORDER,
+    ("phases.py", "directed=False", "False  ->  True"): "weakly connected is connected",
+    ("stitching.py", "_OVERLAP = ", "0.05  ->  0.1"): _EXPERIENCE,
+    ("stitching.py", "_COHERENCE = ", "0.3  ->  0.6"): _EXPERIENCE,
+    ("stitching.py", "_AGREEING = ", "0.3  ->  0.6"): _EXPERIENCE,
+    ("stitching.py", "_OUTLIER = ", "0.5  ->  1.0"): _EXPERIENCE,
+    ("stitching.py", "_PRIOR = ", "2.0  ->  4.0"): _EXPERIENCE,
+    ("stitching.py", "_MEMORY = ", "128.0  ->  256.0"): _EXPERIENCE,
+    ("stitching.py", "_SETTLED = ", "32  ->  33"): _EXPERIENCE,
+    ("stitching.py", "_PART = ", "512  ->  513"): _EXPERIENCE,
+    ("stitching.py", "_SNAP = ", "20  ->  21"): _EXPERIENCE,
+    ("stitching.py", "_FLOOR = ", "0.001  ->  0.002"): _EXPERIENCE,
+    ("stitching.py", "self._seen = 0", "0  ->  1"): _EXPERIENCE,
+    ("stitching.py", "memory_limit()", "12  ->  13"): _EXPERIENCE,
+    (
+        "stitching.py",
+        "memory_limit()",
+        "12 * width * height > memory_limit()  ->  12 * width * height >= memory_limit()",
+    ): _EXPERIENCE,
+    (
+        "stitching.py",
+        ".reshape(-1, 2)",
+        "1  ->  2",
+    ): _ANY_NEGATIVE,
+    ("stitching.py", "reshape(-1, size, size).to", "1  ->  2"): _ANY_NEGATIVE,
+    ("stitching.py", "self.size >= 32", "self.size >= 32  ->  self.size > 32"): _SHORTCUT,
+    ("stitching.py", "(turns != 1).any()", "turns != 1  ->  turns == 1"): _SHORTCUT,
+    ("metrics.py", "np.vdot(r, o)", "np.vdot(r, o)  ->  np.vdot(o, r)"): "its modulus is taken",
+    (
+        "metrics.py",
+        "structural_similarity(",
+        "structural_similarity(image, reference, win_size=_WINDOW, data_range=data_range, full=True)  ->  "
+        "structural_similarity(reference, image, win_size=_WINDOW, data_range=data_range, full=True)",
+    ): _SYMMETRIC,
+    ("metrics.py", "_similarity(", "_similarity(first, second)  ->  _similarity(second, first)"): _SYMMETRIC,
+    ("metrics.py", "max(factor", "max(factor, 0.0)  ->  max(0.0, factor)"): _SYMMETRIC,
+    (
+        "metrics.py",
+        "spread = ",
+        "(local(first ** 2) - one ** 2).clip(0)  ->  local(first ** 2) - one ** 2",
+    ): _ROUNDING,
+    (
+        "metrics.py",
+        "spread = ",
+        "(local(second ** 2) - two ** 2).clip(0)  ->  local(second ** 2) - two ** 2",
+    ): _ROUNDING,
+    (
+        "projection.py",
+        _GRAD,
+        "not torch.is_grad_enabled()  ->  torch.is_grad_enabled()",
+    ): _SHORTCUT,
+    ("projection.py", _GRAD, "not wave.requires_grad  ->  wave.requires_grad"): _SHORTCUT,
+    (
+        "projection.py",
+        _GRAD,
+        f"{_GRAD}  ->  not torch.is_grad_enabled() and (not wave.requires_grad)",
+    ): _SHORTCUT,
+}
+"""Changes of nothing that anyone may rely on: (file name, part of its line, change as listed), and why."""
+
+_MODULE = "ptycho_torch/training/module.py"
+_ADAPT = "ptycho_torch/training/adapt.py"
+_LEARNING, _SCHEDULE = "tests/torch/training/test_learning.py", "tests/torch/training/test_schedule.py"
+_OFFSETS = (
+    "shifts = offsets[:, :, 0]\n",
+    f"{_LEARNING}::test_the_truth_costs_nothing_and_the_truth_elsewhere_does",
+)
+_RATES = "tests/torch/training/test_adapt.py::test_rates_rise_then_fall_to_nothing_and_gradients_are_clipped"
+NAMED: dict[str, tuple[str, str, str, str]] = {
+    "merge offsets negated": (_MODULE, _OFFSETS[0], "shifts = -offsets[:, :, 0]\n", _OFFSETS[1]),
+    "x and y swapped": (_MODULE, _OFFSETS[0], "shifts = offsets[:, :, 0].flip(-1)\n", _OFFSETS[1]),
+    "probe rate times 1000": (
+        _MODULE, "probe_learning_rate * self.probe_peak", "probe_learning_rate * 1000 * self.probe_peak",
+        f"{_SCHEDULE}::test_the_probe_moves_by_its_own_rate",
+    ),
+    "equivariance term zero": (
+        _MODULE, "+ config.equivariance_weight * self", "+ 0 * config.equivariance_weight * self",
+        f"{_LEARNING}::test_equivariance_moves_the_weights",
+    ),
+    "no decay": (
+        _MODULE, "0.5 * (1 + math.cos(math.pi * progress)) if step else 1.0", "1.0",
+        f"{_SCHEDULE}::test_rates_rise_then_fall_to_nothing",
+    ),
+    "no warm-up": (
+        _MODULE, "if self.config.warmup_steps:", "if False:",
+        f"{_SCHEDULE}::test_the_first_of_many_steps_is_a_small_one",
+    ),
+    "no clipping": (
+        "ptycho_torch/training/run.py", "gradient_clip_val=config.gradient_clip or None",
+        "gradient_clip_val=None", f"{_SCHEDULE}::test_gradients_are_clipped",
+    ),
+    "adaptation without decay": (_ADAPT, " * 0.5 * (1 + math.cos(math.pi * progress))", "", _RATES),
+    "adaptation without warm-up": (_ADAPT, "learning_rate * rise", "learning_rate", _RATES),
+    "adaptation without clipping": (_ADAPT, "self.config.gradient_clip or math.inf", "math.inf", _RATES),
+}  # fmt: skip
+"""Errors of training that once went unnoticed: file, text, what takes its place, and the test that has to notice."""
