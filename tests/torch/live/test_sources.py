@@ -115,7 +115,13 @@ def test_nothing_is_lost_and_nothing_is_paired_wrongly(
     assert facts["positions"]["why"] == {"no frame came": len(plan.dropped), "duplicate": doubled}
 
 
-def test_a_sender_that_is_killed_and_starts_anew_is_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("often", [True, False])
+def test_a_sender_that_is_killed_and_starts_anew_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: bool
+) -> None:
+    """And that is said, even where the scan ends before connections are looked at again."""
+    if not often:
+        monkeypatch.setattr("ptycho_torch.live.sources.sockets._LOOK", 1e9)
     address, places = where("simplon2", tmp_path)
     session = session_of(tmp_path, "simplon2", address, places, silence=60.0)
     running = threading.Thread(target=session.run, daemon=True)

@@ -37,6 +37,8 @@ _SHORT: Final = 0.5
 _LET_GO: Final = 6.0
 _GIVEN_UP: Final = 0.5
 """Seconds after which a connection that ended and is not tried again is made anew."""
+_EARLY: Final = 50
+"""Milliseconds by which ZeroMQ may give up before its time, by its own clock."""
 _BURST: Final = (64, 16 << 20)
 """Messages that are read at once, and bytes from which on no more are."""
 _GATHER: Final = 0.006
@@ -187,6 +189,7 @@ def _bursts(
                 looked = now
                 lost.look(quiet=not count and not socket.poll(0))
     finally:
+        lost.look(quiet=False)  # what happened since the last look is said, too
         lost.close()
         socket.close()
 
@@ -422,7 +425,7 @@ def let_go(socket: Any, seconds: float = 60.0) -> None:
     """
     began = time.monotonic()
     context = socket.context
-    socket.close(linger=int(1000 * seconds))
+    socket.close(linger=int(1000 * seconds) + _EARLY)
     context.term()
     if time.monotonic() - began >= seconds:
         raise ConfigError(f"the last messages were not taken for {seconds:g} s: does 'ptychopinn live' hang?")
