@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -47,6 +49,11 @@ _COMPARED = {
 }  # fmt: skip
 _DROPPED = {"conj", "clamp_min", "clip", "abs"}
 """Methods whose call is replaced by what it is called on."""
+_FIRST = (
+    "hypothesis.extra.numpy", "h5py", "lightning.pytorch.strategies", "matplotlib.pyplot", "pytest", "safetensors.torch",
+    "scipy.ndimage", "scipy.optimize", "torch.distributed.tensor",
+)  # fmt: skip
+"""What tests import, imported once before the processes fork: nothing of the package."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +158,15 @@ def _tested(source_root: str, tests: list[str]) -> None:
     hypothesis.settings.register_profile("mutants", phases=phases, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
     sys.dont_write_bytecode = True  # two mutants in one second would share one
+    # Plugins that happen to be installed take longer to load than most tests take to run.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path.insert(0, source_root)
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin"]
         status = pytest.main([*options, *tests])
     os._exit(int(status))
 
@@ -307,14 +316,12 @@ def main() -> None:
         "--short", action="store_true", help="under a minute: a few mutants of files whose tests are fast"
     )
     arguments = arguments_.parse_args()
-    import hypothesis  # once, before the processes fork
-    import numpy
-    import pytest
-    import scipy.ndimage
+    for module in _FIRST:
+        importlib.import_module(module)
     import torch
 
     torch.set_num_threads(1)
-    del hypothesis, numpy, pytest, scipy
+    gc.freeze()  # pytest collects three times, and what is here already would be gone through each time
     if arguments.named:
         rows = named(ROOT)
         print(keep("mutate-named", arguments, rows))
