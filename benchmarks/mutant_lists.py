@@ -16,6 +16,10 @@ TARGETS = {
     "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
     "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
     "ptycho_torch/reconstruction/stitching.py": ("tests/torch/reconstruction/test_stitching.py",),
+    "ptycho_torch/training/module.py": (
+        "tests/torch/training/test_losses.py",
+        "tests/torch/training/test_steps.py",
+    ),
     "ptycho_torch/evaluation/alignment.py": (
         "tests/evaluation/test_alignment.py",
         "tests/evaluation/test_gauge.py",
@@ -59,6 +63,11 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("patches.py", "torch.where(x <= 1", "x <= 1  ->  x < 1"): _JOINT,
     ("patches.py", "torch.where(x <= 1", "x < 2  ->  x <= 2"): _JOINT,
     ("patches.py", "if own != 1", "1  ->  2"): _SHORTCUT,
+    (
+        "bilinear.py",
+        "across.unsqueeze(-3).transpose(-2, -1)",
+        "across.unsqueeze(-3).transpose(-2, -1)  ->  across.unsqueeze(-3).transpose(-1, -2)",
+    ): _SYMMETRIC,
     ("phases.py", "_SWEEPS = 100", "100  ->  101"): _PLENTY,
     ("phases.py", "np.abs(new - z)", "new - z  ->  new + z"): _PLENTY,
     ("phases.py", "np.abs(new - z)", "new - z  ->  new"): _PLENTY,

@@ -50,8 +50,8 @@ _COMPARED = {
 _DROPPED = {"conj", "clamp_min", "clip", "abs"}
 """Methods whose call is replaced by what it is called on."""
 _FIRST = (
-    "hypothesis.extra.numpy", "h5py", "lightning.pytorch.strategies", "matplotlib.pyplot", "pytest", "safetensors.torch",
-    "scipy.ndimage", "scipy.optimize", "torch.distributed.tensor",
+    "hypothesis.extra.numpy", "h5py", "lightning.pytorch.strategies", "matplotlib.pyplot", "pytest",
+    "safetensors.torch", "scipy.ndimage", "scipy.optimize", "torch.distributed.tensor",
 )  # fmt: skip
 """What tests import, imported once before the processes fork: nothing of the package."""
 

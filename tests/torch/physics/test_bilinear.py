@@ -86,7 +86,9 @@ def test_leading_axes_are_members_of_their_own() -> None:
         for k in range(3):
             one = moved(image[n, k], float(x[n, k]), float(y[n, k]), 6, 4)
             np.testing.assert_allclose(found[n, k].numpy(), one.numpy(), atol=1e-13)
-    shared = translate(torch.from_numpy(image), sampling_matrix(y[0, 0], 5, 6), sampling_matrix(x[0, 0], 7, 4))
+    shared = translate(
+        torch.from_numpy(image), sampling_matrix(y[0, 0], 5, 6), sampling_matrix(x[0, 0], 7, 4)
+    )
     assert shared.shape == (2, 3, 6, 4)
     np.testing.assert_allclose(
         shared[1, 2].numpy(), moved(image[1, 2], float(x[0, 0]), float(y[0, 0]), 6, 4), atol=1e-13
