@@ -20,6 +20,8 @@ TARGETS = {
         "tests/torch/training/test_losses.py",
         "tests/torch/training/test_steps.py",
     ),
+    "ptycho_torch/training/withheld.py": ("tests/torch/training/test_withheld.py",),
+    "ptycho_torch/training/sharing.py": ("tests/torch/training/test_parts.py",),
     "ptycho_torch/evaluation/alignment.py": (
         "tests/evaluation/test_alignment.py",
         "tests/evaluation/test_gauge.py",
@@ -42,6 +44,7 @@ SHORT = {
 """Files of the short run, and every how many mutants it takes."""
 
 _SQUARE = "frames are square"
+_FOUR = "the same axis: patches have four"
 _PLENTY = "an upper bound on sweeps that end much sooner by themselves, or when they end"
 _SHORTCUT = "a shortcut: the other way gives the same numbers"
 _ORDER = "only the order of the costs counts"
@@ -67,6 +70,16 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "bilinear.py",
         "across.unsqueeze(-3).transpose(-2, -1)",
         "across.unsqueeze(-3).transpose(-2, -1)  ->  across.unsqueeze(-3).transpose(-1, -2)",
+    ): _SYMMETRIC,
+    ("module.py", "groups, members, size = ", "1  ->  2"): _SQUARE,
+    ("module.py", "patches.shape[-1]", "1  ->  2"): _SQUARE,
+    ("module.py", "torch.rot90(patches", "-2  ->  2"): _FOUR,
+    ("module.py", "moved.roll(", "-2  ->  2"): _FOUR,
+    ("module.py", "overlap = (power * labels", "-2  ->  2"): _FOUR,
+    (
+        "module.py",
+        "amplitude_mae(",
+        "amplitude_mae(predicted, x, self.mask)  ->  amplitude_mae(x, predicted, self.mask)",
     ): _SYMMETRIC,
     ("phases.py", "_SWEEPS = 100", "100  ->  101"): _PLENTY,
     ("phases.py", "np.abs(new - z)", "new - z  ->  new + z"): _PLENTY,

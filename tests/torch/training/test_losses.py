@@ -15,6 +15,7 @@ from small import small_config
 
 from ptycho_torch.config import TrainingConfig
 from ptycho_torch.model import build_pair
+from ptycho_torch.physics.patches import crop, merge, merged_under
 from ptycho_torch.training.data import Batch
 from ptycho_torch.training.module import PtychoModule
 
@@ -65,6 +66,7 @@ class Twin:
         self.power: Real = (np.abs(self.probe) ** 2).sum(0)
         self.good = np.ones((N, N), bool) if module.mask is None else module.mask.numpy()
         self.x, self.offsets = batch.x.numpy(), batch.offsets[:, :, 0].numpy().astype(int)
+        self.members = self.x.shape[1]
         self.patches: Complex = answer.answer.detach().numpy().reshape(self.x.shape)
         self.labels = None if batch.labels is None else batch.labels.numpy()
 
@@ -86,9 +88,9 @@ class Twin:
         own = self.config.overlap_own
         assert own is not None
         for g in range(GROUPS):
-            for c in range(MEMBERS):
+            for c in range(self.members):
                 top, bottom = np.zeros((R, R), complex), np.zeros((R, R))
-                for k in range(MEMBERS):
+                for k in range(self.members):
                     place, share = self.window(g, k), own if k == c else 1.0
                     top[place] += share * self.power * self.patches[g, k]
                     bottom[place] += share * self.power
@@ -109,7 +111,7 @@ class Twin:
         return sum(float(np.abs(np.diff(self.patches, axis=axis)).mean()) for axis in (-2, -1))
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "members"), [(False, 3), (True, 3), (True, 2)])
 @pytest.mark.parametrize(
     "weights",
     [
@@ -121,14 +123,32 @@ class Twin:
     ],
     ids=str,
 )
-def test_frames_alone_and_merged_with_their_neighbours(weights: dict[str, Any], masked: bool) -> None:
+def test_frames_alone_and_merged_with_their_neighbours(
+    weights: dict[str, Any], masked: bool, members: int
+) -> None:
     config = small_config(**{"equivariance_weight": 0.0, **weights})
-    module, answer, batch = made(config, masked)
+    module, answer, batch = made(config, masked, members)
     twin = Twin(module, answer, batch)
     assert config.frame_weight is not None
     expected = config.overlap_weight * twin.misfit(twin.under())
     expected += config.frame_weight * twin.misfit(twin.patches)
     assert value(module, batch) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("own", [1.0, 0.4])
+def test_between_pixels_a_merge_is_what_lies_under_each_frame(own: float) -> None:
+    """The whole merge is a mean first and sampled then, as on the canvas; without a member's own part it cannot be."""
+    module, answer, batch = made(small_config(overlap_own=own, frame_weight=0.0))
+    batch = batch._replace(offsets=batch.offsets + 0.37)
+    patches, shifts, power = answer.answer.view_as(batch.x), batch.offsets[:, :, 0], module.autoencoder.probe
+    power = power.detach().abs().square().sum(0)
+    mean, without = (
+        crop(merge(patches, power, shifts, R), shifts, N),
+        merged_under(patches, power, shifts, R, own),
+    )
+    values = [float(module.misfit(under, batch.x).detach()) for under in (mean, without)]
+    assert abs(values[0] - values[1]) > 1e-6
+    assert value(module, batch) == pytest.approx(values[0 if own == 1 else 1], rel=1e-12)
 
 
 @pytest.mark.parametrize("weights", [{}, {"mae_weight": 0.6, "nll_weight": 0.2}], ids=str)
@@ -150,6 +170,7 @@ def test_groups_that_are_predicted_together_have_no_merge() -> None:
     assert answer.told["offsets"] is batch.offsets
     assert answer.told["mask"] is module.mask
     assert answer.told["region"] == R
+    assert "mask" not in module.state_dict()  # weights go to other scans, whose detector is another one
 
 
 def test_single_frames_are_proposed_each_for_itself() -> None:
@@ -240,15 +261,18 @@ def test_frames_move_probe_and_scale_and_counts_stay_data() -> None:
     assert float(core.log_scale.grad) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(24))
 @pytest.mark.parametrize("overlap", [False, True])
-def test_equivariance_is_what_a_moved_prediction_is_off_by(overlap: bool, step: int) -> None:
+def test_equivariance_is_what_a_moved_prediction_is_off_by(
+    overlap: bool, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The move is another one at every step, and the same one whenever a step is taken again."""
     members = MEMBERS if overlap else 1
     weight = 0.5 + step
     config = small_config(overlap=overlap, equivariance_weight=weight, seed=3)
     module, answer, batch = made(config, masked=True, members=members)
-    module.steps_before = step
+    module.steps_before = step % 3  # of the run that this one goes on from
+    monkeypatch.setattr(PtychoModule, "global_step", step - step % 3)
     still = PtychoModule(
         module.autoencoder, dataclasses.replace(config, equivariance_weight=0.0), R, module.mask
     )
@@ -270,11 +294,13 @@ def test_equivariance_is_what_a_moved_prediction_is_off_by(overlap: bool, step: 
     assert extra == pytest.approx(weight * twin.against(moved, twin.patches), rel=1e-7)
 
 
-def test_equivariance_has_a_gradient_for_both_predictions() -> None:
+@pytest.mark.parametrize("factor", [1.5, 0.0])
+def test_equivariance_has_a_gradient_for_both_predictions(factor: float) -> None:
+    """And of a copy of which nothing is found, all is missing."""
     config = small_config(overlap=False, equivariance_weight=1.0, mae_weight=0.0)
     module, answer, batch = made(config, members=1)
     first, again = (answer.answer.clone().requires_grad_() for _ in range(2))
-    answers = iter((first, again * 1.5))
+    answers = iter((first, again * factor))
     plain = answer.propose
 
     def propose(*arguments: Any, **more: Any) -> Any:
@@ -282,10 +308,13 @@ def test_equivariance_has_a_gradient_for_both_predictions() -> None:
         return plain(*arguments, **more)
 
     answer.propose = propose  # type: ignore[method-assign]
-    module.loss(batch).backward()  # type: ignore[no-untyped-call]
-    for prediction in (first, again):
+    loss = module.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for prediction in (first, again)[: 2 if factor else 1]:
         assert prediction.grad is not None
         assert prediction.grad.abs().max() > 1e-6
+    if not factor:
+        assert float(loss.detach()) > 0.5
 
 
 @pytest.mark.parametrize("members", [1, MEMBERS])

@@ -140,6 +140,7 @@ def test_a_budget_is_used_up_by_steps_or_by_time_whichever_is_further(
     assert free.progress == 10 / 40
     free.steps_planned = 5
     assert free.progress == 1.0
+    assert made(monkeypatch, 1).progress == 1.0  # a single step where nobody says how many
 
 
 @pytest.mark.parametrize(("before", "step"), [(0, 0), (0, 5), (5, 0)])
@@ -211,6 +212,7 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_steps_also_of_one_that_goes_on(
     module = made(monkeypatch)
     assert module.epoch_loss is None
     assert module.epoch_sum == 0.0
+    module.on_train_epoch_start()
     losses = []
     for level in (1.0, 2.0, 4.0):
         stepped(module, level)
