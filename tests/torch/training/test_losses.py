@@ -241,6 +241,17 @@ def test_a_patch_without_light_is_apart_by_its_label() -> None:
     assert value(module, batch) == pytest.approx(expected, rel=1e-12)
 
 
+def test_dim_objects_are_compared_as_bright_ones_are() -> None:
+    """Also where a product of two of them is next to nothing: the turn is found all the same."""
+    config = small_config()
+    config.model.model_type = "supervised"
+    module, answer, batch = made(config, labels=True)
+    assert batch.labels is not None
+    plain, answer.answer = value(module, batch), answer.answer * 1e-6j
+    dim = value(module, batch._replace(labels=batch.labels * 1e-6))
+    assert dim == pytest.approx(1e-6 * plain, rel=1e-9)
+
+
 def test_frames_move_probe_and_scale_and_counts_stay_data() -> None:
     config = small_config(nll_weight=0.5, probe="trainable", intensity_scale_trainable=True)
     module, answer, batch = made(config)

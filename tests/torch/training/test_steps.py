@@ -143,7 +143,7 @@ def test_a_budget_is_used_up_by_steps_or_by_time_whichever_is_further(
     assert made(monkeypatch, 1).progress == 1.0  # a single step where nobody says how many
 
 
-@pytest.mark.parametrize(("before", "step"), [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize(("before", "step"), [(0, 0), (0, 1), (0, 5), (5, 0)])
 def test_a_run_whose_budget_is_used_up_ends_but_not_before_its_first_step(
     before: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
