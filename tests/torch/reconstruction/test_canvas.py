@@ -187,11 +187,55 @@ def test_agreement_fades_over_what_was_compared_since(monkeypatch: pytest.Monkey
 def test_patches_that_disagree_a_little_stay_and_those_that_disagree_much_are_all_turned() -> None:
     corners, whole = scattered(40, (17, 9)), rough(80, 80)
     sides = np.where(np.arange(40) % 2, 0.5, -0.5)
-    for amount in (0.3, 1.2):
+    for amount in (0.35, 0.75):
         values = crops(whole, corners, 24, np.exp(1j * amount * sides))
         plain, turned = (stitched(values, corners, [40], align=flag)[0] for flag in (False, True))
         assert np.array_equal(plain, turned) == (amount < 0.5)
         assert (off(turned, whole) < 1e-4) == (amount > 0.5)
+
+
+# ---------------------------------------------------------------- what is believed
+def both_ways(values: Complex, corners: NDArray[np.int64], batches: list[int]) -> list[NDArray[np.complex64]]:
+    return [stitched(values, corners, batches, align=flag)[0] for flag in (False, True)]
+
+
+@pytest.mark.parametrize("batches", [[2], [1, 1]], ids=str)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_twentieth_of_a_patch_is_enough_of_an_overlap(columns: int, batches: list[int]) -> None:
+    """Of 24 columns two are, and one is not."""
+    corners, whole = np.array([[0, 0], [24 - columns, 0]]), rough(24, 50)
+    values = crops(whole, corners, 24, np.exp(1j * np.array([0, 2.0])))
+    plain, turned = both_ways(values, corners, batches)
+    assert np.array_equal(plain, turned) == (columns == 1)
+    assert (off(turned, whole) < 1e-4) == (columns == 2)
+
+
+@pytest.mark.parametrize("batches", [[2], [1, 1]], ids=str)
+@pytest.mark.parametrize("common", [0.15, 0.45])
+def test_patches_need_three_tenths_in_common(common: float, batches: list[int]) -> None:
+    one, noise = rough(24, 24), rough(24, 24, seed=1)
+    for share in np.linspace(0, 1, 200):
+        two = share * one + (1 - share) * noise
+        coherence = abs(np.vdot(one, two)) / np.sum(np.abs(one) * np.abs(two))
+        if coherence > common:
+            break
+    assert coherence == pytest.approx(common, abs=0.03)
+    turn = np.exp(2j) / np.sign(np.vdot(one, two))
+    plain, turned = both_ways(np.stack([one, two * turn]), np.zeros((2, 2), np.int64), batches)
+    assert np.array_equal(plain, turned) == (common < 0.3)
+    if common > 0.3:
+        aligned = (one + two * np.exp(-1j * np.angle(np.vdot(one, two)))) / 2
+        assert off(turned, aligned) < 1e-4
+
+
+@pytest.mark.parametrize("amount", [0.4, 0.8])
+def test_one_among_many_is_turned_back_from_half_a_radian(amount: float) -> None:
+    corners, whole = scattered(40, (17, 9)), rough(80, 80)
+    turns = np.ones(40, complex)
+    turns[17] = np.exp(1j * amount)
+    plain, turned = both_ways(crops(whole, corners, 24, turns), corners, [40])
+    assert np.array_equal(plain, turned) == (amount < 0.5)
+    assert (off(turned, whole) < 1e-3) == (amount > 0.5)
 
 
 # ---------------------------------------------------------------- bounds
@@ -253,7 +297,7 @@ def test_a_canvas_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) 
         Canvas(places, 8)
 
 
-@pytest.mark.parametrize("level", [0.5, 2.0])
+@pytest.mark.parametrize("level", [0.7, 1.4])
 def test_less_than_a_thousandth_of_the_light_is_nothing(level: float) -> None:
     weight = np.ones((8, 8)) * 40
     weight[2, 3] = level * 0.04
