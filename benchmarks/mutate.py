@@ -157,6 +157,7 @@ def _tested(source_root: str, tests: list[str]) -> None:
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("mutants", phases=phases, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
+    gc.freeze()  # pytest collects three times, and what is here already would be gone through each time
     sys.dont_write_bytecode = True  # two mutants in one second would share one
     # Plugins that happen to be installed take longer to load than most tests take to run.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -342,7 +343,6 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    gc.freeze()  # pytest collects three times, and what is here already would be gone through each time
     if arguments.named:
         rows = named(ROOT)
         print(keep("mutate-named", arguments, rows))

@@ -241,6 +241,31 @@ def test_a_patch_without_light_is_apart_by_its_label() -> None:
     assert value(module, batch) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("own", [1.0, 0.4])
+def test_the_gradient_is_the_slope_of_the_loss(own: float) -> None:
+    """Of patches through their neighbours' merge as well, and of the probe, which also weighs them there."""
+    config = small_config(
+        probe="trainable", overlap_own=own, nll_weight=0.1, frame_weight=0.3, realspace_weight=0.2
+    )
+    module, answer, batch = made(config, masked=True)
+    pairs, start = module.autoencoder.core.probe_pairs, answer.answer
+    answer.answer = start.clone().requires_grad_()
+    module.loss(batch).backward()  # type: ignore[no-untyped-call]
+    gradients = answer.answer.grad, pairs.grad
+    rng, eps, before = np.random.default_rng(9), 1e-6, pairs.detach().clone()
+    ways = torch.from_numpy(waves(rng, *start.shape)), torch.from_numpy(rng.standard_normal(pairs.shape))
+    for k in range(2):
+        ends = []
+        for sign in (1, -1):
+            answer.answer = start + sign * eps * ways[0] if k == 0 else start
+            pairs.data = before + sign * eps * ways[1] if k == 1 else before
+            ends.append(value(module, batch))
+        gradient = gradients[k]
+        assert gradient is not None
+        slope = float((gradient.conj() * ways[k]).real.sum())
+        assert slope == pytest.approx((ends[0] - ends[1]) / (2 * eps), rel=1e-4)
+
+
 def test_dim_objects_are_compared_as_bright_ones_are() -> None:
     """Also where a product of two of them is next to nothing: the turn is found all the same."""
     config = small_config()
