@@ -18,6 +18,7 @@ TARGETS = {
     "ptycho_torch/reconstruction/stitching.py": (
         "tests/torch/reconstruction/test_canvas.py",
         "tests/torch/reconstruction/test_stitching.py",
+        "tests/torch/reconstruction/test_comparing.py",
     ),
     "ptycho_torch/training/module.py": (
         "tests/torch/training/test_losses.py",
@@ -54,6 +55,8 @@ _ORDER = "only the order of the costs counts"
 _JOINT = "both pieces have the same value where they meet"
 _SYMMETRIC = "symmetric in both"
 _EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
+_DARK = "where no light falls nothing is believed, whatever it is divided by"
+_EXACTLY = "nothing that is measured lies exactly there"
 _ANY_NEGATIVE = "any negative length is the one to be found"
 _ROUNDING = "only rounding makes it negative"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
@@ -121,7 +124,6 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ): _ORDER,
     ("phases.py", "graph = coo_array((1 / size", "1  ->  2"): _ORDER,
     ("phases.py", "directed=False", "False  ->  True"): "weakly connected is connected",
-    ("stitching.py", "_SETTLED = ", "32  ->  33"): _EXPERIENCE,
     ("stitching.py", "_PART = ", "512  ->  513"): _EXPERIENCE,
     ("stitching.py", "_SNAP = ", "20  ->  21"): _EXPERIENCE,
     (
@@ -130,6 +132,28 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "1  ->  2",
     ): _ANY_NEGATIVE,
     ("stitching.py", "reshape(-1, size, size).to", "1  ->  2"): _ANY_NEGATIVE,
+    ("stitching.py", "known = weight > _FLOOR", "weight > _FLOOR  ->  weight >= _FLOOR"): _EXACTLY,
+    ("stitching.py", "scale = torch.where", "1  ->  2"): "where nothing is known, and not used",
+    (
+        "stitching.py",
+        "if self._agreed < ",
+        "self._agreed < _AGREEING * self._compared  ->  self._agreed <= _AGREEING * self._compared",
+    ): _EXACTLY,
+    ("stitching.py", "(turns != 1).any()", "1  ->  2"): _SHORTCUT,
+    (
+        "stitching.py",
+        "overlap = ",
+        "own.square().sum((1, 2)).clamp_min(1e-30)  ->  own.square().sum((1, 2))",
+    ): _DARK,
+    ("stitching.py", "overlap = ", "1e-30  ->  1e-27"): _DARK,
+    ("stitching.py", "near = ", "np.abs(shift) < size  ->  np.abs(shift) <= size"): (
+        "patches side by side have no pixel in common, so they are not believed"
+    ),
+    (
+        "stitching.py",
+        "settled = ",
+        "self._agreed >= _AGREEING * self._compared  ->  self._agreed > _AGREEING * self._compared",
+    ): _EXACTLY,
     ("stitching.py", "self.size >= 32", "self.size >= 32  ->  self.size > 32"): _SHORTCUT,
     ("stitching.py", "(turns != 1).any()", "turns != 1  ->  turns == 1"): _SHORTCUT,
     ("metrics.py", "np.vdot(r, o)", "np.vdot(r, o)  ->  np.vdot(o, r)"): "its modulus is taken",

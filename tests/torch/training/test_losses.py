@@ -353,6 +353,43 @@ def test_equivariance_has_a_gradient_for_both_predictions(factor: float) -> None
         assert float(loss.detach()) > 0.5
 
 
+def test_equivariance_asks_how_frames_that_are_predicted_change_with_the_object() -> None:
+    """What is found in a copy follows from its frames, which follow from what was found before."""
+    config = small_config(overlap=False, equivariance_weight=1.0, mae_weight=0.0, seed=5)
+    module, answer, batch = made(config, members=1)
+    first = answer.answer.clone().requires_grad_()
+    base = torch.from_numpy(1 + 0.3 * waves(np.random.default_rng(8), *first.shape))
+    plain, calls = answer.propose, [0]
+
+    def propose(x: Any, *arguments: Any, **more: Any) -> Any:
+        calls[0] += 1
+        answer.answer = first if calls[0] == 1 else base * x
+        return plain(x, *arguments, **more)
+
+    answer.propose = propose  # type: ignore[method-assign]
+    module.loss(batch).backward()  # type: ignore[no-untyped-call]
+    assert calls == [2]
+    draw = np.random.default_rng([5, 0])
+    turns, mirrored, shift = int(draw.integers(4)), bool(draw.integers(2)), draw.integers(-4, 5, 2)
+    twin, known = Twin(module, answer, batch), base.numpy()
+
+    def by_hand(patches: Complex, turn: Complex | None = None) -> tuple[float, Complex]:
+        moved = np.rot90(patches, turns, (-2, -1))
+        moved = np.roll(moved[..., ::-1] if mirrored else moved, shift, (-2, -1))
+        again = known * twin.frames(moved)
+        overlap = (twin.power * moved * again.conj()).sum((-2, -1), keepdims=True)
+        turn = overlap / np.abs(overlap) if turn is None else turn
+        apart = (twin.power * np.abs(again * turn - moved)).sum((-2, -1)).mean() / twin.power.sum()
+        return float(apart), turn
+
+    start, eps = first.detach().numpy(), 1e-6
+    _, turn = by_hand(start)
+    way = waves(np.random.default_rng(9), *start.shape)
+    slope = (by_hand(start + eps * way, turn)[0] - by_hand(start - eps * way, turn)[0]) / (2 * eps)
+    assert first.grad is not None
+    assert float((first.grad.numpy().conj() * way).real.sum()) == pytest.approx(slope, rel=1e-4)
+
+
 @pytest.mark.parametrize("members", [1, MEMBERS])
 def test_a_batch_counts_each_of_its_groups_alike(members: int) -> None:
     """The loss of a batch is the mean of those of its groups; so several processes may share one."""

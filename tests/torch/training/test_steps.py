@@ -22,14 +22,14 @@ N = 32
 
 
 class Two(Group):
-    """The first of two processes, of which the other one has the same numbers; ``told`` is what it said."""
+    """The first of two processes, of which the other one's numbers are larger by 2; ``told`` is what it said."""
 
     def __init__(self) -> None:
         super().__init__(0, 2)
         object.__setattr__(self, "told", [])
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
-        return 2 * value
+        return 2 * value + 2
 
     def shared(self, make: Any) -> Any:
         self.told.append(make())  # type: ignore[attr-defined]
@@ -73,8 +73,9 @@ def test_the_probe_is_trained_where_all_say_so(
     kind: str, switch: bool, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = made(monkeypatch, probe=kind, probe_trainable=switch, probe_learning_rate=rate, nll_weight=0.0)
-    groups = module.configure_optimizers().param_groups
-    core = module.autoencoder.core
+    optimiser, core = module.configure_optimizers(), module.autoencoder.core
+    assert type(optimiser) is torch.optim.Adam
+    groups = optimiser.param_groups
     assert groups[0]["params"] == [core.generator.weight]
     assert groups[0]["lr"] == groups[0]["scale"] == 4e-3
     trained = kind != "fixed" and switch and rate > 0
@@ -108,7 +109,8 @@ def test_rates_are_those_of_the_step(
 ) -> None:
     module = made(monkeypatch, step, warmup_steps=warmup, probe="trainable", probe_learning_rate=0.1)
     module.steps_before, module.steps_planned = before, 16
-    assert module.on_train_batch_start(batch(), 0) is None
+    for _ in range(2):  # whatever they were before
+        assert module.on_train_batch_start(batch(), 0) is None
     done = before + step
     factor = 0.5 * (1 + math.cos(math.pi * done / 16)) * min(1.0, (done + 1) / (warmup or 1))
     groups = module.trainer.optimizers[0].param_groups
@@ -197,7 +199,7 @@ def test_a_step_of_one_process_has_the_whole_loss_and_of_several_its_share(
     several = made(monkeypatch, 0, Two())
     found = several.training_step(batch(), 3)
     assert float(found.detach()) == pytest.approx(32 * whole)  # batch 3 with 2 groups, as the stand-in counts
-    assert float(several._last[1]) == pytest.approx(32 * whole)  # the mean over both
+    assert float(several._last[1]) == pytest.approx(32 * whole + 1)  # the mean over both
 
 
 def stepped(module: Any, level: float, gradient: float = 1.0) -> None:

@@ -1,0 +1,107 @@
+"""Of canvases whose memory is set by hand: when patches of one batch are compared with each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_torch.reconstruction.stitching import Canvas
+
+SIZE = 24
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch,
+    seen: int,
+    agreed: float,
+    compared: float,
+    corners: list[tuple[int, int]],
+    turn: float = 0.0,
+) -> tuple[bool, Canvas]:
+    """Whether three crops of one object are compared with each other, after others lie where x < 30."""
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(80, 120)) + 1j * rng.normal(size=(80, 120))
+    first = [(0, 0), (6, 3), (2, 8)]
+    places = np.array([*first, *corners, (90, 50)]) + SIZE / 2
+    canvas = Canvas(places, SIZE)
+    told: list[int] = []
+    plain = Canvas._inner_links
+
+    def inner_links(self: Canvas, part: object) -> object:
+        told.append(1)
+        return plain(self, part)  # type: ignore[arg-type]
+
+    for batch in (first, corners):
+        monkeypatch.setattr(Canvas, "_inner_links", inner_links if batch is corners else plain)
+        crops = np.stack([whole[y : y + SIZE, x : x + SIZE] for x, y in batch])[:, None]
+        if batch is corners:
+            canvas._seen, canvas._agreed, canvas._compared = seen, agreed, compared
+            crops = crops * np.exp(1j * turn)
+        canvas.add(torch.from_numpy(crops).to(torch.complex64), np.array(batch)[:, None] + SIZE / 2)
+    return bool(told), canvas
+
+
+HERE = [(4, 4), (8, 2), (1, 5)]
+ELSEWHERE = [(80, 40), (85, 44), (82, 48)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "agreed", "compared", "compares"),
+    [
+        (31, 10.0, 10.0, True), (32, 10.0, 10.0, False),
+        (32, 9.4, 10.0, True), (32, 9.6, 10.0, False), (32, 0.96, 1.0, False), (32, 0.3, 0.4, True),
+    ],
+)  # fmt: skip
+def test_patches_are_compared_with_each_other_until_enough_were_seen_to_agree(
+    seen: int, agreed: float, compared: float, compares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, canvas = asked(monkeypatch, seen, agreed, compared, HERE)
+    assert found == compares
+    # The canvas is compared with each of the three, and they with each other.
+    assert canvas._seen == seen + (6 if compares else 3)
+
+
+@pytest.mark.parametrize(("turn", "compares"), [(0.25, False), (0.35, True), (0.8, True), (2.0, True)])
+def test_those_that_disagree_with_a_settled_canvas_are_compared_all_the_same(
+    turn: float, compares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(monkeypatch, 100, 10.0, 10.0, HERE, turn)[0] == compares
+
+
+@pytest.mark.parametrize("batches", [[2], [1, 1]], ids=str)
+@pytest.mark.parametrize("rim", [0.1, 0.5])
+def test_an_overlap_counts_by_the_light_of_both(rim: float, batches: list[int]) -> None:
+    """A bright middle of 8 columns; what overlaps are 8 of the rim of each."""
+    weight = np.full((SIZE, SIZE), rim)
+    weight[:, 8:16] = 1
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(SIZE, 60)) + 1j * rng.normal(size=(SIZE, 60))
+    crops = np.stack([whole[:, :SIZE], whole[:, 16 : 16 + SIZE] * 1j])[:, None]
+    places = np.array([[0.0, 0.0], [16.0, 0.0]])
+    found = []
+    for align in (False, True):
+        canvas, start = Canvas(places, SIZE, weight, align=align), 0
+        for count in batches:
+            part = torch.from_numpy(crops[start : start + count]).to(torch.complex64)
+            canvas.add(part, places[start : start + count, None])
+            start += count
+        found.append(canvas.finish()[0])
+    assert np.array_equal(*found) == (8 * rim**2 / (8 + 16 * rim**2) < 0.05)
+
+
+def test_a_settled_canvas_takes_patches_that_lie_elsewhere_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, canvas = asked(monkeypatch, 100, 10.0, 10.0, ELSEWHERE)
+    assert not found
+    assert (canvas._seen, canvas._agreed, canvas._compared) == (100, 10.0, 10.0)
+    found, canvas = asked(monkeypatch, 0, 10.0, 10.0, ELSEWHERE)
+    assert found
+    assert canvas._seen == 3
+
+
+def test_a_new_canvas_has_seen_nothing() -> None:
+    canvas = Canvas(np.zeros((1, 2)), SIZE)
+    assert canvas._seen == 0
+    assert canvas._agreed == canvas._compared == 2.0
