@@ -146,6 +146,19 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "own.square().sum((1, 2)).clamp_min(1e-30)  ->  own.square().sum((1, 2))",
     ): _DARK,
     ("stitching.py", "overlap = ", "1e-30  ->  1e-27"): _DARK,
+    ("stitching.py", "return 2 if self.size >= 32", "32  ->  33"): _SHORTCUT,
+    ("stitching.py", "return 2 if self.size >= 32", "2  ->  3"): _SHORTCUT,
+    ("stitching.py", "good = ", "values[3] >= _OVERLAP  ->  values[3] > _OVERLAP"): _EXACTLY,
+    (
+        "stitching.py",
+        "good = ",
+        "np.abs(complex_) >= _COHERENCE * bounds  ->  np.abs(complex_) > _COHERENCE * bounds",
+    ): _EXACTLY,
+    (
+        "stitching.py",
+        "clipped = ",
+        "np.clip(shift, 1 - size, size - 1)  ->  np.clip(1 - size, shift, size - 1)",
+    ): _SYMMETRIC,
     ("stitching.py", "near = ", "np.abs(shift) < size  ->  np.abs(shift) <= size"): (
         "patches side by side have no pixel in common, so they are not believed"
     ),

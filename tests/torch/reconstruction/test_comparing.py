@@ -105,3 +105,47 @@ def test_a_new_canvas_has_seen_nothing() -> None:
     canvas = Canvas(np.zeros((1, 2)), SIZE)
     assert canvas._seen == 0
     assert canvas._agreed == canvas._compared == 2.0
+
+
+def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crops of one object with phases of their own, and their places."""
+    rng = np.random.default_rng(2)
+    whole = rng.normal(size=(60, 60)) + 1j * rng.normal(size=(60, 60))
+    corners = rng.integers(0, 14, (count, 2))
+    crops = np.stack([whole[y : y + SIZE, x : x + SIZE] for x, y in corners])
+    return crops * np.exp(1j * rng.uniform(-3, 3, count))[:, None, None], corners + SIZE / 2
+
+
+def stitched(crops: np.ndarray, places: np.ndarray, each: int) -> tuple[np.ndarray, Canvas]:
+    canvas = Canvas(places, SIZE)
+    for start in range(0, len(crops), each):
+        part = torch.from_numpy(crops[start : start + each, None]).to(torch.complex64)
+        canvas.add(part, places[start : start + each, None])
+    return canvas.finish()[0], canvas
+
+
+@pytest.mark.parametrize("each", [1, 4, 12])
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_objects_are_compared_alike_whatever_their_unit(factor: float, each: int) -> None:
+    crops, places = drawn(12)
+    plain, _ = stitched(crops, places, each)
+    scaled, _ = stitched(factor * crops, places, each)
+    np.testing.assert_allclose(scaled, factor * plain, atol=1e-5 * factor)
+
+
+@pytest.mark.parametrize("each", [1, 4, 13])
+def test_a_patch_of_which_nothing_was_found_says_nothing_and_spoils_nothing(each: int) -> None:
+    crops, places = drawn(13)
+    crops[6] = 0
+    with np.errstate(all="raise"):
+        found, canvas = stitched(crops, places, each)
+    assert np.isfinite([canvas._agreed, canvas._compared]).all()
+    assert np.isfinite(found).all()
+    others = np.arange(13) != 6
+    alone, _ = stitched(crops[others], places[others], 12)
+    # Where all of them lie it takes its share of the mean, and turns no other.
+    inner = np.abs(alone) > 0
+    turn = np.vdot(found[inner], alone[inner])
+    ratio = found[inner] * turn / abs(turn) / alone[inner]
+    assert np.abs(ratio.imag).max() < 1e-4
+    assert ratio.real.min() > 0.4
