@@ -55,6 +55,9 @@ _ORDER = "only the order of the costs counts"
 _JOINT = "both pieces have the same value where they meet"
 _SYMMETRIC = "symmetric in both"
 _EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
+_ANY_NEGATIVE_MARK = "any negative number marks those that are left out"
+_ONE_MODEL = "the weights of a model are on one device and of one type"
+_AS_LONG = "they are as long as each other"
 _DARK = "where no light falls nothing is believed, whatever it is divided by"
 _EXACTLY = "nothing that is measured lies exactly there"
 _ANY_NEGATIVE = "any negative length is the one to be found"
@@ -77,6 +80,18 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "across.unsqueeze(-3).transpose(-2, -1)",
         "across.unsqueeze(-3).transpose(-2, -1)  ->  across.unsqueeze(-3).transpose(-1, -2)",
     ): _SYMMETRIC,
+    (
+        "sharing.py",
+        "max(parts, group.size)",
+        "max(parts, group.size)  ->  max(group.size, parts)",
+    ): _SYMMETRIC,
+    ("sharing.py", "max(parts, group.size)", "1  ->  2"): "a batch without regions is not drawn",
+    ("sharing.py", "place = torch.full", "1  ->  2"): _ANY_NEGATIVE_MARK,
+    ("sharing.py", "number = torch.full", "1  ->  2"): _ANY_NEGATIVE_MARK,
+    ("sharing.py", "parameters[0].device", "0  ->  1"): _ONE_MODEL,
+    ("sharing.py", "parameters[0].dtype", "0  ->  1"): _ONE_MODEL,
+    ("sharing.py", "zip(left, sums", "True  ->  False"): _AS_LONG,
+    ("sharing.py", "zip(parameters, used", "True  ->  False"): _AS_LONG,
     ("module.py", "groups, members, size = ", "1  ->  2"): _SQUARE,
     ("module.py", "patches.shape[-1]", "1  ->  2"): _SQUARE,
     ("module.py", "(aligned - labels).abs()", "-2  ->  2"): _FOUR,
@@ -154,6 +169,11 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "good = ",
         "np.abs(complex_) >= _COHERENCE * bounds  ->  np.abs(complex_) > _COHERENCE * bounds",
     ): _EXACTLY,
+    (
+        "stitching.py",
+        "return np.clip(full",
+        "np.clip(full / full[size - 1, size - 1], 0, None)  ->  np.clip(0, full / full[size - 1, size - 1], None)",
+    ): _SYMMETRIC,
     (
         "stitching.py",
         "clipped = ",
