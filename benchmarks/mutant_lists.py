@@ -92,6 +92,15 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("sharing.py", "parameters[0].dtype", "0  ->  1"): _ONE_MODEL,
     ("sharing.py", "zip(left, sums", "True  ->  False"): _AS_LONG,
     ("sharing.py", "zip(parameters, used", "True  ->  False"): _AS_LONG,
+    ("withheld.py", "hidden.amplitudes.shape[-1]", "-1  ->  1"): _SQUARE,
+    ("withheld.py", "hidden.amplitudes.shape[-1]", "1  ->  2"): _SQUARE,
+    ("withheld.py", "given.amplitudes.shape[-1]", "-1  ->  1"): _SQUARE,
+    ("withheld.py", "given.amplitudes.shape[-1]", "1  ->  2"): _SQUARE,
+    ("withheld.py", "rng.random() < 0.5", "rng.random() < 0.5  ->  rng.random() <= 0.5"): _EXACTLY,
+    ("withheld.py", "shift = rng.integers", "2  ->  3"): "a third number is drawn and not used",
+    ("withheld.py", "light.sum((1, 2)).clamp_min", "1e-12  ->  1e-09"): (
+        "it is the same on the frames of a region, and only their ratios count"
+    ),
     ("module.py", "groups, members, size = ", "1  ->  2"): _SQUARE,
     ("module.py", "patches.shape[-1]", "1  ->  2"): _SQUARE,
     ("module.py", "(aligned - labels).abs()", "-2  ->  2"): _FOUR,

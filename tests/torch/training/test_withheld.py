@@ -53,7 +53,7 @@ def shifted(probe: Complex, fraction: Real) -> Complex:
 
 def moduli(obj: Complex, wave: Complex) -> Real:
     field = np.fft.fftshift(np.fft.fft2(obj * wave, norm="ortho"), axes=(-2, -1))
-    found: Real = np.sqrt((np.abs(field) ** 2).sum(0))
+    found: Real = np.sqrt((np.abs(field) ** 2).sum(0) + 1e-12)
     return found
 
 
@@ -121,6 +121,24 @@ def test_the_gradient_goes_through_what_is_predicted_and_not_through_the_weights
         assert slope == pytest.approx((ends[0] - ends[1]) / (2 * eps), rel=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e-6])
+def test_faint_objects_and_faint_frames_are_compared_alike(factor: float) -> None:
+    """The floor of a modulus is a millionth, and nothing else is added to what is small."""
+    solution, hidden = drawn()
+    faint = dataclasses.replace(solution, objects=[factor * solution.objects[-1]])
+    np.testing.assert_allclose(predicted_error(faint, hidden).numpy(), twin(faint, hidden)[0], rtol=1e-7)
+    dim = dataclasses.replace(hidden, amplitudes=factor * hidden.amplitudes)
+    torch.testing.assert_close(predicted_error(solution, dim), predicted_error(solution, hidden))
+
+
+def test_an_object_of_nothing_has_a_gradient() -> None:
+    solution, hidden = drawn()
+    leaf = torch.zeros_like(solution.objects[-1]).requires_grad_()
+    predicted_error(dataclasses.replace(solution, objects=[leaf]), hidden).sum().backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    assert torch.isfinite(torch.view_as_real(leaf.grad)).all()
+
+
 def test_regions_in_the_dark_give_finite_numbers() -> None:
     solution, hidden = drawn()
     dark = dataclasses.replace(solution, coverage=torch.zeros_like(solution.coverage))
@@ -151,7 +169,7 @@ class Told:
         assert not update_probe
         self.asked.append(frames)
         answer = self.answers[len(self.asked) - 1]
-        return Solution([0 * answer, answer], frames.probe, torch.ones(answer.shape))
+        return Solution([0 * answer, 2 * answer.conj(), answer], frames.probe, torch.ones(answer.shape))
 
 
 def singles(regions: int = 3, seed: int = 0) -> tuple[RegionFrames, Complex, Complex]:
@@ -169,9 +187,11 @@ def singles(regions: int = 3, seed: int = 0) -> tuple[RegionFrames, Complex, Com
     return frames, waves(rng, regions, N, N), waves(rng, regions, N, N)
 
 
-@pytest.mark.parametrize("seed", range(16))
-def test_a_moved_copy_should_be_found_as_it_was_moved(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "unit"), [*((seed, 1.0) for seed in range(16)), (0, 1e-6)])
+def test_a_moved_copy_should_be_found_as_it_was_moved(seed: int, unit: float) -> None:
+    """In whatever unit the answers are."""
     frames, first, second = singles()
+    first, second = unit * first, unit * second
     solver = Told(torch.from_numpy(first), torch.from_numpy(second))
     found = float(equivariance(solver, frames, np.random.default_rng(seed)))  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
@@ -221,6 +241,23 @@ def test_shifts_go_as_far_as_an_eighth_of_a_frame() -> None:
         ways.add(way)
     assert len(ways) == 8
     assert {abs(v) for shift in places for v in shift} == set(range(5))
+
+
+def test_a_first_answer_of_nothing_makes_frames_of_a_millionth_and_has_a_gradient() -> None:
+    frames, _, second = singles()
+    nothing = torch.zeros(3, N, N, dtype=torch.complex128, requires_grad=True)
+
+    class Solver(Told):
+        def __call__(self, frames: RegionFrames, *, update_probe: bool, keep: bool) -> Solution:
+            found = super().__call__(frames, update_probe=update_probe, keep=keep)
+            return dataclasses.replace(found, objects=[found.objects[-1] * frames.amplitudes])
+
+    solver = Solver(nothing, torch.from_numpy(second))
+    equivariance(solver, frames, np.random.default_rng(0))  # type: ignore[arg-type]
+    np.testing.assert_allclose(solver.asked[1].amplitudes.detach().numpy(), 1e-6, rtol=1e-9)
+    solver.asked[1].amplitudes.sum().backward()  # type: ignore[no-untyped-call]
+    assert nothing.grad is not None
+    assert torch.isfinite(torch.view_as_real(nothing.grad)).all()
 
 
 def test_dark_answers_give_a_finite_number() -> None:
