@@ -23,6 +23,7 @@ TARGETS = {
     "ptycho_torch/training/module.py": (
         "tests/torch/training/test_losses.py",
         "tests/torch/training/test_steps.py",
+        "tests/torch/training/test_stopping.py",
     ),
     "ptycho_torch/training/withheld.py": ("tests/torch/training/test_withheld.py",),
     "ptycho_torch/training/sharing.py": ("tests/torch/training/test_parts.py",),
