@@ -59,6 +59,7 @@ _EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
 _ANY_NEGATIVE_MARK = "any negative number marks those that are left out"
 _ONE_MODEL = "the weights of a model are on one device and of one type"
 _AS_LONG = "they are as long as each other"
+_UNUSED = "a third number is drawn and not used"
 _DARK = "where no light falls nothing is believed, whatever it is divided by"
 _EXACTLY = "nothing that is measured lies exactly there"
 _ANY_NEGATIVE = "any negative length is the one to be found"
@@ -98,7 +99,8 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ("withheld.py", "given.amplitudes.shape[-1]", "-1  ->  1"): _SQUARE,
     ("withheld.py", "given.amplitudes.shape[-1]", "1  ->  2"): _SQUARE,
     ("withheld.py", "rng.random() < 0.5", "rng.random() < 0.5  ->  rng.random() <= 0.5"): _EXACTLY,
-    ("withheld.py", "shift = rng.integers", "2  ->  3"): "a third number is drawn and not used",
+    ("withheld.py", "shift = rng.integers", "2  ->  3"): _UNUSED,
+    ("module.py", "shift = rng.integers", "2  ->  3"): _UNUSED,
     ("withheld.py", "light.sum((1, 2)).clamp_min", "1e-12  ->  1e-09"): (
         "it is the same on the frames of a region, and only their ratios count"
     ),
