@@ -200,7 +200,6 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "self._agreed >= _AGREEING * self._compared  ->  self._agreed > _AGREEING * self._compared",
     ): _EXACTLY,
     ("stitching.py", "self.size >= 32", "self.size >= 32  ->  self.size > 32"): _SHORTCUT,
-    ("stitching.py", "(turns != 1).any()", "turns != 1  ->  turns == 1"): _SHORTCUT,
     ("metrics.py", "np.vdot(r, o)", "np.vdot(r, o)  ->  np.vdot(o, r)"): "its modulus is taken",
     (
         "metrics.py",
