@@ -1,4 +1,4 @@
-"""Of canvases whose memory is set by hand: when patches of one batch are compared with each other."""
+"""When patches of one batch are compared with each other, in whatever unit they are, and where the canvas lies."""
 
 from __future__ import annotations
 
@@ -149,3 +149,31 @@ def test_a_patch_of_which_nothing_was_found_says_nothing_and_spoils_nothing(each
     ratio = found[inner] * turn / abs(turn) / alone[inner]
     assert np.abs(ratio.imag).max() < 1e-4
     assert ratio.real.min() > 0.4
+
+
+@pytest.mark.parametrize("each", [1, 4, 12])
+def test_what_patches_do_not_have_in_common_is_no_disagreement(each: int) -> None:
+    """Half of each is its own: phases agree as far as they can, and all stay as they are."""
+    rng = np.random.default_rng(4)
+    whole = rng.normal(size=(60, 60)) + 1j * rng.normal(size=(60, 60))
+    corners = rng.integers(0, 8, (12, 2))
+    crops = np.stack([whole[y : y + SIZE, x : x + SIZE] for x, y in corners])
+    crops = crops + 0.8 * (rng.normal(size=crops.shape) + 1j * rng.normal(size=crops.shape))
+    turned, canvas = stitched(crops, corners + SIZE / 2, each)
+    assert canvas._compared - 2 < 0.8 * canvas._seen  # coherence is well below one
+    plain = Canvas(corners + SIZE / 2, SIZE, align=False)
+    for start in range(0, 12, each):
+        part = torch.from_numpy(crops[start : start + each, None]).to(torch.complex64)
+        plain.add(part, corners[start : start + each, None] + SIZE / 2)
+    assert np.array_equal(turned, plain.finish()[0])
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_the_middle_pixel_of_a_patch_lies_at_its_position_also_where_the_size_is_odd(size: int) -> None:
+    place = np.array([[20.0, 11.0]])
+    canvas, patch = Canvas(place, size), torch.zeros(1, 1, size, size, dtype=torch.complex64)
+    patch[..., size // 2, size // 2] = 1
+    canvas.add(patch, place[None])
+    row, column = np.argwhere(canvas.finish()[0] != 0)[0]
+    x, y = canvas.origin_xy
+    assert (x + column, y + row) == (20.0, 11.0)
