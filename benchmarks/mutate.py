@@ -10,8 +10,8 @@ survivor: a test is missing, or the change changes nothing (then it stands in `m
     python benchmarks/mutate.py --short                # under a minute, in CI
     python benchmarks/mutate.py --named                # ten errors of training, each against the test that is for it
 
-Every outcome is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on there; what was
-tried with another text of the file or of its tests counts as missing.
+Every outcome of a file of tests is a line of ``mutate.jsonl`` in the output folder. A run that was stopped goes on
+there; what was tried with another text of the file or of those tests counts as missing.
 
 Exit status 1 where a change survives that is not known to be harmless.
 """
@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -47,6 +49,11 @@ _COMPARED = {
 }  # fmt: skip
 _DROPPED = {"conj", "clamp_min", "clip", "abs"}
 """Methods whose call is replaced by what it is called on."""
+_FIRST = (
+    "hypothesis.extra.numpy", "h5py", "lightning.pytorch.strategies", "matplotlib.pyplot", "pytest",
+    "safetensors.torch", "scipy.ndimage", "scipy.optimize", "torch.distributed.tensor",
+)  # fmt: skip
+"""What tests import, imported once before the processes fork: nothing of the package."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +157,17 @@ def _tested(source_root: str, tests: list[str]) -> None:
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("mutants", phases=phases, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
+    gc.freeze()  # pytest collects three times, and what is here already would be gone through each time
     sys.dont_write_bytecode = True  # two mutants in one second would share one
+    # Plugins that happen to be installed take longer to load than most tests take to run.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path.insert(0, source_root)
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin"]
         status = pytest.main([*options, *tests])
     os._exit(int(status))
 
@@ -174,23 +184,30 @@ def passes(source_root: Path, tests: list[str], limit: float) -> bool:
 
 
 class Outcomes:
-    """What earlier runs found: for each change of a file whether its tests passed nevertheless.
+    """What runs found: for each change of a file and each file of tests whether it passed nevertheless.
 
     Parameters
     ----------
-    path : Path
-        A line for each change; made where it is missing.
+    path : Path, optional
+        A line for each; made where it is missing, and read: what is in it was tried before.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines: list[str] = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text().splitlines() if path.exists() else []
         self._known = {(r["state"], r["number"]): bool(r["alive"]) for r in map(json.loads, lines)}
 
     def of(self, state: str, number: int) -> bool | None:
         """Return whether mutant ``number`` survived, None where nobody has tried it in this state."""
         return self._known.get((state, number))
+
+    def over_all(self, states: list[str], number: int) -> bool | None:
+        """Return whether mutant ``number`` survived in all of some states, None where that is still open."""
+        known = [self.of(state, number) for state in states]
+        return False if False in known else None if None in known else True
 
     def add(self, state: str, number: int, mutant: Mutant, alive: bool) -> None:
         self._known[state, number] = alive
@@ -201,15 +218,15 @@ class Outcomes:
             "change": mutant.change,
             "alive": alive,
         }
-        with self._path.open("a") as stream:
-            print(json.dumps(line), file=stream)
+        if self._path is not None:
+            with self._path.open("a") as stream:
+                print(json.dumps(line), file=stream)
 
 
-def state_of(source: Path, tests: list[str]) -> str:
-    """Return a hash of a file and of its tests."""
+def state_of(source: Path, tests: str) -> str:
+    """Return a hash of a file and of a file of its tests."""
     digest = hashlib.sha256(source.read_bytes())
-    for path in sorted(map(Path, tests)):
-        digest.update(path.read_bytes())
+    digest.update(Path(tests).read_bytes())
     return f"{source.stem} {digest.hexdigest()[:12]}"
 
 
@@ -242,32 +259,46 @@ def survivors(
     wanted = list(enumerate(mutants((root / "src" / name).read_text())))[::every]
     if seconds < float("inf"):
         random.Random(0).shuffle(wanted)
-    state = state_of(root / "src" / name, tests)
-    known = [(m, outcomes.of(state, number) if outcomes else None) for number, m in wanted]
-    alive = [mutant for mutant, outcome in known if outcome]
-    missing = [one for one, (_, outcome) in zip(wanted, known, strict=True) if outcome is None]
-    tried = len(wanted) - len(missing)
-    if not missing:
-        return tried, alive
+    outcomes = outcomes or Outcomes()
+    states = {test: state_of(root / "src" / name, test) for test in tests}
+    ordered = list(states.values())
+    missing = [(number, m) for number, m in wanted if outcomes.over_all(ordered, number) is None]
+    if missing:
+        _try(root, name, states, missing, seconds, outcomes)
+    found = [(outcomes.over_all(ordered, number), mutant) for number, mutant in wanted]
+    tried = sum(outcome is not None for outcome, _ in found)
+    return tried, sorted((m for outcome, m in found if outcome), key=lambda mutant: mutant.line)
+
+
+def _try(
+    root: Path,
+    name: str,
+    states: dict[str, str],
+    missing: list[tuple[int, Mutant]],
+    seconds: float,
+    outcomes: Outcomes,
+) -> None:
+    """Run the tests on each mutant, one file of them after the other, until one notices."""
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Path(folder) / "src"
         shutil.copytree(root / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
-        began = time.monotonic()
-        if not passes(copy, tests, 3600):
-            raise SystemExit(f"{name}: its tests fail without any change: {' '.join(tests)}")
-        limit = 20 + 10 * (time.monotonic() - began)
+        limits, began = {}, time.monotonic()
+        for test in states:
+            since = time.monotonic()
+            if not passes(copy, [test], 3600):
+                raise SystemExit(f"{name}: its tests fail without any change: {test}")
+            limits[test] = 20 + 10 * (time.monotonic() - since)
         for number, mutant in missing:
             if time.monotonic() - began > seconds:
-                break
-            tried += 1
+                return
             (copy / name).write_text(mutant.text)
-            survived = passes(copy, tests, limit)
-            if outcomes:
-                outcomes.add(state, number, mutant, survived)
-            if survived:
-                alive.append(mutant)
+            for test, state in states.items():
+                if outcomes.of(state, number) is None:
+                    outcomes.add(state, number, mutant, passes(copy, [test], limits[test]))
+                if not outcomes.of(state, number):
+                    break
+            else:
                 print(f"  {name}:{mutant.line}: {mutant.change}", flush=True)
-    return tried, sorted(alive, key=lambda mutant: mutant.line)
 
 
 def named(root: Path) -> list[dict[str, str]]:
@@ -307,14 +338,11 @@ def main() -> None:
         "--short", action="store_true", help="under a minute: a few mutants of files whose tests are fast"
     )
     arguments = arguments_.parse_args()
-    import hypothesis  # once, before the processes fork
-    import numpy
-    import pytest
-    import scipy.ndimage
+    for module in _FIRST:
+        importlib.import_module(module)
     import torch
 
     torch.set_num_threads(1)
-    del hypothesis, numpy, pytest, scipy
     if arguments.named:
         rows = named(ROOT)
         print(keep("mutate-named", arguments, rows))

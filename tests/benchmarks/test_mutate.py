@@ -104,3 +104,38 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     # With another test all of them are open again.
     test.write_text(test.read_text().replace("< 4", "== 2"))
     assert mutate.survivors(tmp_path, name, [str(test)], outcomes=mutate.Outcomes(path)) == (3, [])
+
+
+def test_a_further_file_of_tests_is_tried_on_those_that_the_others_let_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests are stood in for by one call each of the function as it was changed."""
+    name, path = "less.py", tmp_path / "mutate.jsonl"
+    source = tmp_path / "src" / name
+    source.parent.mkdir()
+    source.write_text("def less(x):\n    return x - 1\n")
+    laws = {"first": lambda less: less(3) < 3, "second": lambda less: less(3) == 2}
+    for test in laws:
+        (tmp_path / test).write_text(test)
+    asked: list[str] = []
+
+    def passes(copy: Path, tests: list[str], limit: float) -> bool:
+        asked.extend(Path(test).name for test in tests)
+        made: dict[str, object] = {}
+        exec((copy / name).read_text(), made)
+        return all(laws[Path(test).name](made["less"]) for test in tests)
+
+    monkeypatch.setattr(mutate, "passes", passes)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    tried, alive = mutate.survivors(tmp_path, name, [first], outcomes=mutate.Outcomes(path))
+    assert (tried, [m.change for m in alive]) == (3, ["1  ->  2"])
+    assert asked == ["first"] * 4  # as it is, and with three changes
+    asked.clear()
+    assert mutate.survivors(tmp_path, name, [first, second], outcomes=mutate.Outcomes(path)) == (3, [])
+    assert asked == ["first", "second", "second"]
+    asked.clear()
+    assert mutate.survivors(tmp_path, name, [first, second], outcomes=mutate.Outcomes(path)) == (3, [])
+    assert not asked
+    # One after the other, and none after the first that notices.
+    assert mutate.survivors(tmp_path, name, [second, first]) == (3, [])
+    assert asked == ["second", "first", *["second"] * 3]

@@ -33,6 +33,11 @@ def test_lit_is_above_a_thousandth_of_the_brightest() -> None:
     assert level(obj, weight) == pytest.approx(7 / 3)
 
 
+def test_level_is_of_amplitudes_whatever_their_phases() -> None:
+    obj = np.array([[1, 2j, -3, -6j]])
+    assert level(obj, np.ones((1, 4))) == 3.0
+
+
 def test_one_mode_stays_as_it_is() -> None:
     probe = np.ones((1, 8, 8), np.complex64)
     assert orthogonal_modes(probe) is probe
@@ -48,9 +53,12 @@ def test_modes_are_mixed_without_a_change_of_intensity(modes: int) -> None:
     gram = np.einsum("mij,nij->mn", found.conj(), found)
     np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-10)
     assert (np.diff(np.diag(gram).real) <= 0).all()
+    assert orthogonal_modes(probe.astype(np.complex64)).dtype == np.complex64
 
 
 def test_positions_keep_their_mean_and_stay_near() -> None:
     moved = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 8.0]])
     np.testing.assert_allclose(keep_mean(moved, 9.0), [[-1, -1], [1, -1], [0, 2]])
-    assert np.abs(keep_mean(moved, 0.5)).max() == 0.5
+    # Each axis has its own limit, and the mean is taken before.
+    np.testing.assert_allclose(keep_mean(moved, 1.5), [[-1, -1], [1, -1], [0, 1.5]])
+    np.testing.assert_allclose(keep_mean(moved, 0.5), [[-0.5, -0.5], [0.5, -0.5], [0, 0.5]])

@@ -109,7 +109,7 @@ def orthogonal_modes(probe: NDArray[Any]) -> NDArray[Any]:
     if len(probe) == 1:
         return probe
     _, powers, modes = np.linalg.svd(probe.reshape(len(probe), probe.size // len(probe)), full_matrices=False)
-    return (powers[:, None] * modes).reshape(probe.shape).astype(probe.dtype)
+    return (powers[:, None] * modes).reshape(probe.shape)
 
 
 def keep_mean(moved: NDArray[np.float64], largest: float) -> NDArray[np.float64]:

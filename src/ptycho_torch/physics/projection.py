@@ -71,7 +71,7 @@ def change_of(wave: Tensor, measured: Tensor, good: Tensor | None = None) -> Ten
 
         F^-1( (A/m - 1) F G - A/m^3 Psi sum_modes Re(conj(Psi) F G) ),
 
-    since the derivative of ``Psi (A/m - 1)`` is symmetric.
+    since the derivative of ``Psi (A/m - 1)`` is symmetric; by A it becomes ``sum_modes Re(conj(Psi) F G) / m``.
     """
     if not torch.is_grad_enabled() or not wave.requires_grad:
         return project(wave, measured, good)[0]
@@ -99,12 +99,14 @@ class _Change(torch.autograd.Function):
         return torch.fft.ifft2(field * ratio)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
         field, modulus, measured, ratio = ctx.saved_tensors
         pull = torch.fft.fft2(gradient)
         along = (field.real * pull.real + field.imag * pull.imag).sum(-3, keepdim=True)
         # The field is N times the orthonormal one, and stands here twice.
-        along = along * measured / modulus.pow(3) / (gradient.shape[-2] * gradient.shape[-1])
+        along = along / (gradient.shape[-2] * gradient.shape[-1])
         if ctx.good is not None:
             along = along * ctx.good
-        return torch.fft.ifft2(pull * ratio - field * along), None, None
+        by_measured = along / modulus if ctx.needs_input_grad[1] else None
+        along = along * measured / modulus.pow(3)
+        return torch.fft.ifft2(pull * ratio - field * along), by_measured, None

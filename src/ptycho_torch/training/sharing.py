@@ -59,6 +59,8 @@ def regions_of(frames: RegionFrames, regions: Tensor) -> RegionFrames:
         owner=place[frames.owner[kept]],
         noise=None if frames.noise is None else frames.noise[regions],
         subsets=subsets,
+        own=None if frames.own is None else frames.own[kept],
+        lag=None if frames.lag is None else frames.lag[regions],
     )
 
 

@@ -58,3 +58,10 @@ def test_an_object_without_light_is_refused(patches: torch.Tensor) -> None:
 def test_frames_without_light_are_refused() -> None:
     with pytest.raises(DataError, match="objectGuess"):
         object_scale(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8) + 0j, torch.ones(1, 8, 8) + 0j)
+
+
+def test_frames_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DataError, match="objectGuess"):
+        object_scale(
+            torch.full((1, 1, 8, 8), torch.inf), torch.ones(1, 1, 8, 8) + 0j, torch.ones(1, 8, 8) + 0j
+        )

@@ -129,6 +129,18 @@ def test_the_change_alone_has_the_same_value_and_gradient(
     assert torch.equal(change_of(wave, measured, mask), project(wave, measured, mask)[0])
 
 
+def test_the_change_alone_is_one_step_of_the_graph_and_none_where_nobody_asks() -> None:
+    """The automatic backward pass gives the same numbers, in twice the time and memory."""
+    wave, measured, good = draw(4, 2, 0)
+    wave.requires_grad_()
+    change = change_of(wave, measured, good)
+    assert change.grad_fn is not None
+    leaves = [node for node, _ in change.grad_fn.next_functions if node is not None]
+    assert [leaf.name() for leaf in leaves] == ["torch::autograd::AccumulateGrad"]
+    with torch.no_grad():
+        assert not change_of(wave, measured, good).requires_grad
+
+
 @pytest.mark.parametrize("before", [(), (2, 3)], ids=str)
 def test_oblong_frames_with_any_axes_before_them(before: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
@@ -147,6 +159,16 @@ def test_gradients_of_the_change_alone_pass_gradcheck() -> None:
     wave.requires_grad_()
     for mask in (None, good):
         assert torch.autograd.gradcheck(lambda w, m=mask: change_of(w, measured, m), (wave,))
+
+
+def test_gradients_reach_amplitudes_that_were_predicted() -> None:
+    """Training asks what becomes of frames that an object made: they have a gradient of their own."""
+    wave, measured, good = draw(3, 2, 4)
+    wave.requires_grad_()
+    measured.requires_grad_()
+    for mask in (None, good):
+        assert torch.autograd.gradcheck(lambda w, a, m=mask: change_of(w, a, m), (wave, measured))
+        assert torch.autograd.gradcheck(lambda a, m=mask: change_of(wave.detach(), a, m), (measured,))
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,16 +7,13 @@ one that says the truth in the wrong place must not.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-import pytest
-import torch
+from answer import Answer
 from small import QUIET, correlation, small_config, small_scan
 from torch import Tensor
 
-from ptycho_torch.config import ModelConfig, TrainingConfig
-from ptycho_torch.generators import Generator, Proposal
+from ptycho_torch.config import TrainingConfig
 from ptycho_torch.model import build_pair
 from ptycho_torch.physics.units import amplitude_normalisation, intensity_scale_from_counts, normalise_probe
 from ptycho_torch.reconstruction import reconstruct
@@ -27,26 +24,6 @@ from ptycho_torch.training.run import Trained, fit
 
 SCAN = small_scan(step=5.0)
 CLEAN = small_scan(step=5.0, noise=False)
-
-
-@dataclasses.dataclass
-class NoOptions:
-    """It has none."""
-
-
-class Answer(Generator):
-    """A generator that has its answer from outside: (B, 1, N, N) complex for B single frames."""
-
-    Options = NoOptions
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.answer = torch.zeros(1, 1, 1, 1, dtype=torch.complex64)
-        self.seen: Tensor | None = None
-
-    def propose(self, x: Tensor, *_: Any, **__: Any) -> Proposal:
-        self.seen = x
-        return Proposal(self.answer, self.answer)
 
 
 def asked(config: TrainingConfig, scan: Scan = CLEAN) -> tuple[PtychoModule, Answer, Batch]:
@@ -117,38 +94,6 @@ def test_groups_are_solved_where_their_frames_lie() -> None:
     config = small_config(gridsize=2, max_steps=1, nepochs=1, n_groups=8, batch_size=8, val_fraction=0.0)
     config.model.unrolled_iterations, config.model.unrolled_physics_steps = 1, 40
     assert fit(CLEAN, config, QUIET).history[-1]["loss"] < 0.012
-
-
-@pytest.mark.parametrize("weight", [0.5, 2.0])
-def test_equivariance_is_what_a_moved_prediction_is_off_by(weight: float) -> None:
-    config = small_config(overlap=False, equivariance_weight=weight, batch_size=4)
-    module, answer, batch = asked(config)
-    plain = PtychoModule(
-        module.autoencoder, dataclasses.replace(config, equivariance_weight=0.0), module.region
-    )
-    frames_alone = Batch(batch.x, batch.offsets, None)
-    rng = np.random.default_rng(3)
-    patch = 1 + 0.2 * (rng.standard_normal((4, 1, 32, 32)) + 1j * rng.standard_normal((4, 1, 32, 32)))
-    answer.answer = torch.from_numpy(patch.astype(np.complex64))
-    extra = float(module.loss(frames_alone)) - float(plain.loss(frames_alone))
-    # The generator says the same of the moved object's frames as of the first ones.
-    draw = np.random.default_rng([config.seed, 0])
-    turns, mirrored = int(draw.integers(4)), bool(draw.integers(2))
-    shift = draw.integers(-4, 5, 2)
-    moved = np.rot90(patch, turns, (-2, -1))
-    moved = moved[..., ::-1] if mirrored else moved
-    moved = np.roll(moved, shift, (-2, -1))
-    probe = module.autoencoder.probe.detach().numpy()
-    power = np.sum(np.abs(probe) ** 2, 0)
-    overlap = np.sum(power * moved * patch.conj(), (-2, -1), keepdims=True)
-    difference = np.abs(patch * overlap / np.abs(overlap) - moved)
-    expected = weight * np.sum(power * difference) / 4 / power.sum()
-    assert extra == pytest.approx(expected, rel=1e-3)
-    # What it was shown are the frames that the moved object makes.
-    field = np.fft.fftshift(np.fft.fft2(probe * moved, norm="ortho"), axes=(-2, -1))
-    module.loss(frames_alone)
-    assert answer.seen is not None
-    np.testing.assert_allclose(answer.seen.detach().numpy(), np.abs(field), atol=2e-3)
 
 
 def test_equivariance_moves_the_weights() -> None:

@@ -12,6 +12,7 @@ import torch
 from small import QUIET, small_config, small_scan
 
 from ptycho_torch.errors import Interrupted
+from ptycho_torch.model import build_pair, default_probe
 from ptycho_torch.training.module import PtychoModule
 from ptycho_torch.training.run import Watch, fit
 from ptycho_torch.training.stopping import Stopping
@@ -104,3 +105,11 @@ def test_a_second_signal_ends_training_at_once() -> None:
 
     with pytest.raises(Interrupted):
         fit(SCAN, small_config(nepochs=50), QUIET, watch=Watch(on_row=twice))
+
+
+def test_a_module_that_nobody_listens_for_has_heard_no_signal() -> None:
+    config = small_config()
+    autoencoder, _ = build_pair(config.model, default_probe(config.model.N), 1.0)
+    module = PtychoModule(autoencoder, config, config.model.N)
+    assert module.heard() == 0
+    module.stop(0)
