@@ -210,13 +210,13 @@ def crossing(
         the end of the band. It falls where it is below for a tenth of all rings, at least three, or up to the end:
         a narrower dip, as low rings have them, does not count. ``frequency``: cycles per pixel, between two rings by a
         straight line; ``ring``: the same in rings of the image, frequency * size; ``resolution_px``: half a period in
-        pixels, 0.5 / frequency; ``pixels``: effective number in that ring.
+        pixels, 0.5 / frequency; ``pixels``: effective number in a ring there, between two as above.
     """
     above = curve.smoothed(smooth) - threshold
     below = above < 0
     hold = max(3, math.ceil(len(below) / 10))
     falls = [k for k in np.flatnonzero(below) if below[k : k + hold].all()]
-    at, k = 0.5, len(below) - 1
+    at = 0.5
     if falls:
         k = int(falls[0])
         at = float(curve.frequency[k])
@@ -228,5 +228,5 @@ def crossing(
         "ring": at * curve.size,
         "resolution_px": 0.5 / at,
         "crossed": bool(falls),
-        "pixels": float(curve.effective[k]),
+        "pixels": float(np.interp(at, curve.frequency, curve.effective)),
     }
