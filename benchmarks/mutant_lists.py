@@ -20,7 +20,8 @@ TARGETS = {
         "tests/evaluation/test_gauge.py",
     ),
     "ptycho_torch/evaluation/evaluate.py": ("tests/evaluation/test_evaluate.py",),
-    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge.py",),
+    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge_fit.py",),
+    "ptycho_torch/evaluation/moving.py": ("tests/evaluation/test_moving.py",),
     "ptycho_torch/evaluation/frc.py": ("tests/evaluation/test_frc.py",),
     "ptycho_torch/evaluation/metrics.py": (
         "tests/evaluation/test_metrics.py",
@@ -120,6 +121,38 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "spread = ",
         "(local(second ** 2) - two ** 2).clip(0)  ->  local(second ** 2) - two ** 2",
     ): _ROUNDING,
+    ("frc.py", "_NEAR = ", "3  ->  4"): _EXPERIENCE,
+    (
+        "frc.py",
+        "np.convolve(",
+        "np.convolve(np.pad(v, rings // 2), kernel, mode='valid')  ->  "
+        "np.convolve(kernel, np.pad(v, rings // 2), mode='valid')",
+    ): _SYMMETRIC,
+    ("frc.py", "chance = 1", "np.maximum(pixels, 1)  ->  np.maximum(1, pixels)"): _SYMMETRIC,
+    ("frc.py", "size = min(", "min(height, width)  ->  min(width, height)"): _SYMMETRIC,
+    (
+        "frc.py",
+        "ring = np.minimum(",
+        "np.minimum(np.rint(radius * 2 * total).astype(np.int64), total + 1)  ->  "
+        "np.minimum(total + 1, np.rint(radius * 2 * total).astype(np.int64))",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "distance = np.minimum(",
+        "np.minimum(np.arange(count), np.arange(count)[::-1])  ->  "
+        "np.minimum(np.arange(count)[::-1], np.arange(count))",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "return 0.5 - 0.5",
+        "np.minimum(1, 2 * distance / taper)  ->  np.minimum(2 * distance / taper, 1)",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "hold = max(",
+        "max(3, math.ceil(len(below) / 10))  ->  max(math.ceil(len(below) / 10), 3)",
+    ): _SYMMETRIC,
+    ("frc.py", "where=pairs > 0", "0  ->  1"): "a single pixel is one, either way",
     (
         "projection.py",
         _GRAD,

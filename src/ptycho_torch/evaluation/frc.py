@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ HALF_BIT = (math.sqrt(2) - 1) / 2
 """Signal-to-noise ratio in each of two images whose mean holds half a bit per Fourier pixel."""
 _LEAST = 16
 _SMOOTHED = 5
-_NEAR = 3
-"""Fourier pixels over which a window's own spectrum makes neighbours depend on each other."""
+_NEAR = (-3, -2, -1, 0, 1, 2, 3)
+"""Distances in Fourier pixels over which a window's own spectrum makes neighbours depend on each other."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,9 @@ def _independent(
     count = np.bincount(ring.ravel(), minlength=total + 2)[1:-1].astype(np.float64)
     down, across = (np.abs(np.fft.fft(line**2) / np.sum(line**2)) ** 2 for line in lines)
     pairs = np.zeros(total)
-    for dy in range(-_NEAR, _NEAR + 1):
-        for dx in range(-_NEAR, _NEAR + 1):
-            together = ring[ring == np.roll(ring, (dy, dx), (0, 1))]
-            pairs += down[dy] * across[dx] * np.bincount(together, minlength=total + 2)[1:-1]
+    for dy, dx in product(_NEAR, _NEAR):
+        together = ring[ring == np.roll(ring, (dy, dx), (0, 1))]
+        pairs += down[dy] * across[dx] * np.bincount(together, minlength=total + 2)[1:-1]
     return np.divide(count**2, pairs, out=np.ones(total), where=pairs > 0)
 
 
