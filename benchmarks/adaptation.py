@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from generalise import error
-from harness import keep, parser, table
+from harness import keep, parser, table, whole
 from overlap import EDGE, SIZE, scan_of, unseen_object
 from ptycho_torch.bundle.shipped import load_solver, solver_of
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
@@ -86,7 +86,8 @@ def main() -> None:
         def row(history: list[dict[str, float]]) -> None:
             print({k: round(v, 4) for k, v in history[-1].items()}, flush=True)
 
-        done = fit(scan, config, ExecutionConfig(progress=False, accelerator="cpu"), watch=Watch(on_row=row))
+        execution = ExecutionConfig(progress=False, accelerator="cpu")
+        done = whole(fit(scan, config, execution, watch=Watch(on_row=row)))
         adapted = solver_of(done.diffraction_to_obj)
         assert adapted is not None
         line: dict[str, Any] = {"step, px": step, "frames": scan.n_frames}

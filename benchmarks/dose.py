@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from harness import keep, parser, table
+from harness import keep, parser, table, whole
 from lines import predict
 from lines_data import LinesCase, make_case, tile_centres
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig
@@ -50,7 +50,7 @@ def run(case: LinesCase, recipe: str, arguments: Any) -> tuple[dict[str, Any], A
         seed=arguments.seed,
         **RECIPES[recipe],  # type: ignore[arg-type]
     )
-    trained = fit(case.train, config, ExecutionConfig(progress=False, threads=arguments.threads))
+    trained = whole(fit(case.train, config, ExecutionConfig(progress=False, threads=arguments.threads)))
     patches = predict(trained.diffraction_to_obj, case)
     image = np.abs(tile_centres(patches, case.truth))
     curve = fourier_ring_correlation(image, case.truth)

@@ -12,7 +12,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptycho_torch.training.trained import Trained
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Folder with the measured data, beside the project; ``--shared`` names another."""
@@ -58,6 +61,13 @@ def machine() -> dict[str, Any]:
             for name in ("ptychopinn", "torch", "lightning", "numpy", "scipy", "scikit-image")
         },
     }
+
+
+def whole(trained: Trained) -> Trained:
+    """Return what training made; ends the benchmark where a signal cut it short, which is no result."""
+    if trained.interrupted:
+        raise SystemExit(f"interrupted by signal {trained.signal}: no result is kept")
+    return trained
 
 
 def keep(

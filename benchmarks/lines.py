@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from harness import keep, parser, table
+from harness import keep, parser, table, whole
 from lines_data import LinesCase, make_case, score_image, tile_centres
 from ptycho_torch.bundle.shipped import load_solver, solver_of
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
@@ -99,9 +99,8 @@ def run(case: LinesCase, arguments: Any) -> dict[str, Any]:
     def row(history: list[dict[str, float]]) -> None:
         print(f"{time.monotonic() - began:7.1f} s  loss {history[-1]['loss']:.5f}", flush=True)
 
-    trained = fit(
-        runs_of(case.train, arguments.init), config, execution, watch=Watch(on_best=best, on_row=row)
-    )
+    watch = Watch(on_best=best, on_row=row)
+    trained = whole(fit(runs_of(case.train, arguments.init), config, execution, watch=watch))
     model = trained.diffraction_to_obj
     final = model.state_dict()
     curve = []

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import fft
 
-from harness import keep, parser, table
+from harness import keep, parser, table, whole
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
 from ptycho_torch.evaluation import crossing, evaluate, fourier_ring_correlation
 from ptycho_torch.evaluation.alignment import align, inner_rectangle
@@ -167,7 +167,7 @@ def main() -> None:
     def row(history: list[dict[str, float]]) -> None:
         print({k: round(v, 5) for k, v in history[-1].items()}, flush=True)
 
-    trained = fit(training, config, execution, watch=Watch(on_row=row))
+    trained = whole(fit(training, config, execution, watch=Watch(on_row=row)))
     model = trained.diffraction_to_obj
     rec = reconstruct(model, scan)
     r_single = residual(rec, scan, frames=scan.n_frames)
