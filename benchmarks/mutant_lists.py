@@ -46,6 +46,7 @@ _SYMMETRIC = "symmetric in both"
 _EXPERIENCE = "a threshold by experience: nothing depends on its last digits"
 _ANY_NEGATIVE = "any negative length is the one to be found"
 _ROUNDING = "only rounding makes it negative"
+_EITHER_SIDE = "a window's spectrum is the same to either side, so one counted twice is as good as both"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
 HARMLESS: dict[tuple[str, str, str], str] = {
     ("units.py", "probe.shape[-1] / 2", "-1  ->  1"): _SQUARE,
@@ -122,6 +123,9 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "(local(second ** 2) - two ** 2).clip(0)  ->  local(second ** 2) - two ** 2",
     ): _ROUNDING,
     ("frc.py", "_NEAR = ", "3  ->  4"): _EXPERIENCE,
+    ("frc.py", "_NEAR = ", "-3  ->  3"): _EITHER_SIDE,
+    ("frc.py", "_NEAR = ", "-2  ->  2"): _EITHER_SIDE,
+    ("frc.py", "_NEAR = ", "-1  ->  1"): _EITHER_SIDE,
     (
         "frc.py",
         "np.convolve(",
@@ -130,6 +134,12 @@ HARMLESS: dict[tuple[str, str, str], str] = {
     ): _SYMMETRIC,
     ("frc.py", "chance = 1", "np.maximum(pixels, 1)  ->  np.maximum(1, pixels)"): _SYMMETRIC,
     ("frc.py", "size = min(", "min(height, width)  ->  min(width, height)"): _SYMMETRIC,
+    (
+        "frc.py",
+        "radius = np.hypot(",
+        "np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])  ->  "
+        "np.hypot(np.fft.fftfreq(width)[None, :], np.fft.fftfreq(height)[:, None])",
+    ): _SYMMETRIC,
     (
         "frc.py",
         "ring = np.minimum(",

@@ -70,11 +70,9 @@ def numbers(scores: dict[str, Any]) -> dict[str, float]:
 
 
 TRANSFORMS = [
-    ((0.1, 0.0), (0.0, 0.0), 1.0),
     ((0.25, -3.4), (0.0, 0.0), 1.0),
     ((0.0, 0.0), (0.0, 0.0), 0.3 * np.exp(2j)),
     ((0.0, 0.0), (0.37, -0.61), 1.0),
-    ((0.0, 0.0), (3.0, -2.0), 1.0),
     ((2.5, 1.25), (0.5, 0.5), 7 * np.exp(-3j)),
 ]
 
@@ -140,7 +138,7 @@ def test_no_score_depends_on_where_it_lies(x: float, y: float, how: str) -> None
 
 
 def test_flips_and_conjugates_are_no_gauge() -> None:
-    truth = smooth(96)
+    truth = smooth(64)
     ones = np.ones(truth.shape, np.float32)
     for other in (truth.conj(), truth[::-1, ::-1].conj(), truth[::-1], truth[:, ::-1], truth.T):
         scores = evaluate(Reference(other.astype(np.complex64), ones), truth)
