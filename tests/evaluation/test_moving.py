@@ -97,6 +97,19 @@ def test_no_score_moves_by_a_thousandth(kind: str) -> None:
                 assert found[key] == pytest.approx(value, abs=1e-3, rel=1e-3), (how, key)
 
 
+def test_a_region_of_the_canvas_moves_along() -> None:
+    image, weight, truth = stitched("usual")
+    region = np.zeros(image.shape, bool)
+    region[30:80, 20:90] = True
+    before, after = (
+        evaluate(Reference(np.roll(image, by, (0, 1)), weight), truth, region=np.roll(region, by, (0, 1)))
+        for by in ((0, 0), (4, -3))
+    )
+    assert after["region"] == before["region"]
+    assert before["region"]["pixels"] == 50 * 70
+    assert after["amplitude"]["ssim"] == pytest.approx(before["amplitude"]["ssim"], abs=1e-5)
+
+
 def test_what_was_done_is_reported() -> None:
     image, weight, truth = stitched("usual")
     reference = Reference(truth.astype(np.complex64), np.ones(truth.shape, np.float32))

@@ -208,7 +208,7 @@ def align(
         raise DataError("objects: zeros everywhere in the common region, so there is nothing to align")
     fit = _fitted(pair, still, move)
     if move and (before := put_back(pair.values, pair.weight <= 0, fit.ramp_xy, fit.shift_xy)):
-        pair.values, pair.moved = before
+        pair.put_back(*before)
         fit = _fitted(pair, pair.laid((0, 0)), move)
     for _ in range(_ROUNDS):
         whole = (round(fit.shift_xy[0]), round(fit.shift_xy[1])) if move else (0, 0)
@@ -332,6 +332,11 @@ class _Pair:
         self.place = (float(round(steps[0])), float(round(steps[1])))
         self.fraction = (steps[0] - self.place[0], steps[1] - self.place[1])
         self.view = Movable(self.reference, _BORDER)
+
+    def put_back(self, values: Complex, by_xy: Pair) -> None:
+        """Take a canvas that was moved for the image; what is wanted of it moves along."""
+        self.values, self.moved = values, by_xy
+        self.wanted = ndimage.shift(self.wanted, (round(by_xy[1]), round(by_xy[0])), order=0)
 
     def laid(self, whole_xy: tuple[int, int], following: _Following = "fully") -> _Laid:
         """Return the image moved by whole pixels, with its weights or without."""
