@@ -175,6 +175,7 @@ def test_as_many_rings_as_are_asked_for(rings: int) -> None:
     curve = fourier_ring_correlation(image, image, rings=rings)
     assert np.allclose(curve.frequency, np.arange(1, rings + 1) / (2 * rings))
     lit = curve.count > 0
+    assert curve.correlation.shape == curve.effective.shape == lit.shape == (rings,)
     assert np.allclose(curve.correlation, lit)
     assert np.all(curve.effective[~lit] == 1)
     assert curve.count.sum() + 1 <= image.size
