@@ -15,6 +15,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial import cKDTree
 
+from ptycho_torch.physics.probes import propagated
 from ptycho_torch.simulation.objects import grf
 
 __all__ = ["random_object", "random_probe", "spoiled_probe"]
@@ -75,14 +76,7 @@ def _illuminated(size: int, rng: _Rng) -> NDArray[np.complex128]:
     u, v = x / reach, y / reach
     phase = rng.normal(0, 2.5) * (u * u + v * v) + _aberrations(u, v, rng, 0.6)
     wave = amplitude * np.exp(1j * phase)
-    return _propagated(wave, rng.uniform(-0.6, 0.6) * size) if rng.random() < 0.5 else wave
-
-
-def _propagated(wave: NDArray[np.complex128], distance: float) -> NDArray[np.complex128]:
-    """Fresnel propagation; a ``distance`` of N takes the highest frequency half across the frame."""
-    size = wave.shape[-1]
-    y, x = _axes(size, corner=True)
-    return np.asarray(fft.ifft2(fft.fft2(wave) * np.exp(1j * np.pi * distance * (x * x + y * y) / size**2)))
+    return propagated(wave, -rng.uniform(-0.6, 0.6) * size) if rng.random() < 0.5 else wave
 
 
 def _unit(probe: NDArray[np.complexfloating]) -> Complex:

@@ -97,6 +97,10 @@ class Epie(Solver):
             device=self.device,
             progress=progress,
         )
+        logger.info(
+            "refined %d frames: R %.4g after %d sweeps (%s)",
+            scan.n_frames, done.residuals[-1], len(done.residuals), done.stopped,
+        )  # fmt: skip
         info = {**begin.info, "stopped": done.stopped}
         if options.update_positions:
             moved = done.positions - begin.positions
@@ -209,13 +213,6 @@ def refine(
         if residuals[-6] - min(residuals[-5:]) < options.tolerance * residuals[-6]:
             stopped = "residual stopped falling"
             break
-    logger.info(
-        "refined %d frames: R %.4g after %d sweeps (%s)",
-        len(positions),
-        residuals[-1],
-        len(residuals),
-        stopped,
-    )
     return state.result(residuals, stopped)
 
 

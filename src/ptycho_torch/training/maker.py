@@ -21,6 +21,7 @@ from ptycho_torch.scan import Scan
 from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.solvers.learned import Learned
+from ptycho_torch.solvers.probe_guess import nearer_guess
 from ptycho_torch.training.callbacks import Watch
 from ptycho_torch.training.material import Material
 from ptycho_torch.training.prepare import measure, overlaps, with_modes
@@ -76,6 +77,9 @@ class Maker:
         if guess is None:
             logger.warning("the scan has no probe: starting from a disk of radius N/4")
             guess = default_probe(scan.N, modes or 1)
+        scan = dataclasses.replace(scan, probe=guess)
+        if self._trains_probe:
+            guess = current().shared(lambda: nearer_guess(scan, self.device).probe)
         guess = with_modes(guess, modes or len(guess))
         scan = dataclasses.replace(scan, probe=guess)
         held = np.zeros(scan.n_frames, dtype=bool)
@@ -85,13 +89,17 @@ class Maker:
         rec = current().shared(lambda: self._image(scan, held)) if overlaps(scan, scan.N) else None
         return Material.of(scan, guess, held, rec)
 
+    @property
+    def _trains_probe(self) -> bool:
+        return self.config.probe != "fixed" and self.config.probe_trainable
+
     def _image(self, scan: Scan, held: NDArray[np.bool_]) -> Reconstruction:
         """The image of frames in the middle, as it is made in use: some sweeps for the probe, the learned solver,
         sweeps until they stand still."""
         able = np.flatnonzero(~held)
         most = max(64, _IMAGE_PIXELS // scan.N**2)
         part = scan.select(able[innermost(scan.positions[able], most)])
-        trains = self.config.probe != "fixed" and self.config.probe_trainable
+        trains = self._trains_probe
         epie = SOLVERS.get("epie")(self.device)
         if trains:
             part = dataclasses.replace(

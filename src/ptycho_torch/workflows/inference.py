@@ -42,6 +42,7 @@ from ptycho_torch.workflows.solving import (
     read_once,
     solve,
     starts_flat,
+    with_guess,
     with_probe,
 )
 from ptycho_torch.workflows.tiled import (
@@ -250,14 +251,12 @@ def _in_pieces(job: _Job, folder: Path, pieces: Pieces) -> bool:
     # The same for all processes: what is free may be something else by the time that the next one looks.
     memory = memory_limit() // (1 if pieces.memory is not None else 2)
     large = several or going_on or not fits(job.scan, not job.flat, memory)
-    if large and job.network.solver is None:
-        if not several:
-            return False  # such a model goes through frames one by one, whatever their number
+    if several and job.network.solver is None:
         raise ConfigError(
             f"--model {job.network.name}: expected one process for a model that predicts frame by frame,"
             f" found {pieces.group.size}"
         )
-    return large
+    return large and job.network.solver is not None  # others go through any number of frames, one by one
 
 
 def _solved_in_pieces(
@@ -270,8 +269,7 @@ def _solved_in_pieces(
 ) -> ReconstructionOutputs:
     """Solve a large scan, and write what fits into memory as ever, the rest piece by piece."""
     patience, given = _PATIENCE[job.config.effort], None if refinement is None else refinement.options
-    photons = job.scan.photons_per_pixel
-    options = polishing(patience, photons) if refinement is None else given
+    options = polishing(patience, job.scan.photons_per_pixel) if refinement is None else given
     bf16 = job.execution.precision == "bf16"
     learned = LearnedOptions(_EFFORT[job.config.effort], _solves_probe(refinement), bf16=bf16)
     piece_job = PieceJob(
@@ -364,7 +362,10 @@ def _job(
 def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The image with what is asked for, and R of the frames that were used and of those that were not."""
     seen = job.scan.select(~job.hidden) if job.hidden.any() else job.scan
+    given = None if refinement is None else refinement.options
+    seen, facts = with_guess(seen, job.network, given, job.device)
     result = _solved(job, seen, refinement, listeners)
+    result = replace(result, info={**result.info, **facts})
     if job.config.uncertainty:
         result = with_sigma(
             result, seen, lambda scan: _solved(job, scan, refinement, Listeners()), device=job.device
@@ -375,8 +376,7 @@ def _image(job: _Job, refinement: Refinement | None, listeners: Listeners) -> Re
 def _solved(job: _Job, seen: Scan, refinement: Refinement | None, listeners: Listeners) -> Reconstruction:
     """The network's image, refined where asked."""
     patience = _PATIENCE[job.config.effort]
-    by_itself = polishing(patience, seen.photons_per_pixel)
-    options = by_itself if refinement is None else refinement.options
+    options = polishing(patience, seen.photons_per_pixel) if refinement is None else refinement.options
     if job.flat and job.solver is not None:
         return job.solver.solve(with_probe(seen), None, options, listeners.sweep)
     result = _network(job, seen, listeners, _solves_probe(refinement))

@@ -23,8 +23,9 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.remembered import RememberedFrames
 from ptycho_torch.scan.tiling import innermost
-from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, Progress, RefineOptions, SolverOptions
 from ptycho_torch.solvers.learned import Learned
+from ptycho_torch.solvers.probe_guess import nearer_guess
 from ptycho_torch.solvers.residual import noise_floor, residual
 from ptycho_torch.uncertainty.sigma import with_sigma
 
@@ -41,6 +42,7 @@ __all__ = [
     "same_beam",
     "solve",
     "starts_flat",
+    "with_guess",
 ]
 
 logger = logging.getLogger(__name__)
@@ -228,6 +230,27 @@ def same_beam(scan: Scan, probe: NDArray[np.complex64]) -> bool:
     return bool(alike > _ALIKE)
 
 
+def with_guess(
+    scan: Scan, network: Network, options: SolverOptions | None = None, device: str = "cpu"
+) -> tuple[Scan, dict[str, float]]:
+    """Return the scan with a guess of its probe of the right size and in the right plane, and what was changed.
+
+    Nothing is where a network of no solver is asked, or one that knows the beam, and where the ``options`` of sweeps
+    keep the guess, if only at first.
+    """
+    if network.solver is None or (network.probe is not None and same_beam(scan, network.probe)):
+        return scan, {}
+    if options is not None and not options.update_probe:
+        return scan, {}
+    if isinstance(options, RefineOptions) and options.probe_after:
+        return scan, {}
+    guess = nearer_guess(scan := with_probe(scan), device)
+    if (guess.size, guess.distance) == (1.0, 0.0):
+        return scan, {}
+    facts = {"probe_guess_size": guess.size, "probe_guess_distance": guess.distance}
+    return replace(scan, probe=guess.probe), facts
+
+
 def with_probe(scan: Scan) -> Scan:
     """Return the scan, with a disk for its probe where it has none."""
     if scan.probe is not None:
@@ -252,7 +275,8 @@ def reconstruct(
     Parameters
     ----------
     scan : Scan or path
-        With a probe guess; it is solved for, too.
+        With a probe guess; it is solved for, too. One of another size, or from elsewhere along the beam, will do:
+        see :func:`ptycho_torch.solvers.probe_guess.nearer_guess`.
     model : path, optional
         Bundle; default: the one that ships with the package.
     sweeps : int
@@ -296,6 +320,7 @@ def reconstruct(
     hidden = kept_back(scan, withhold if network.solver is not None else 0.0)
     scan = read_once(scan, hidden)
     seen = scan.select(~hidden) if hidden.any() else scan
+    seen, facts = with_guess(seen, network, device=where)
 
     def image(these: Scan, told: Progress | None = None) -> Reconstruction:
         if network.solver is None:
@@ -308,6 +333,7 @@ def reconstruct(
         return SOLVERS.get("epie")(where).solve(these, done, RefineOptions(sweeps=refine, step=1.0))
 
     done = image(seen, progress)
+    done = replace(done, info={**done.info, **facts})
     if uncertainty:
         done = with_sigma(done, seen, image, device=where)
     if network.solver is None:

@@ -40,7 +40,7 @@ from ptycho_torch.tiles.regions import TileStage, engine_work, merge, tiles_with
 from ptycho_torch.tiles.store import Store
 from ptycho_torch.tiles.sweeps import Canvas, Sweeps
 from ptycho_torch.workflows.run_folder import identity
-from ptycho_torch.workflows.solving import Network, probe_of, same_beam, with_probe
+from ptycho_torch.workflows.solving import Network, probe_of, same_beam, with_guess, with_probe
 
 __all__ = ["CANVAS_NAME", "STATE_NAME", "PieceJob", "Pieces", "Solved", "fits", "solve_in_pieces"]
 
@@ -240,7 +240,9 @@ def solve_in_pieces(
     group, began = pieces.group, time.monotonic()
     store = Store(folder / STATE_NAME)
     pixels = group.shared(lambda: _begun(store, job, pieces))
-    seen = with_probe(job.scan.select(~job.hidden) if job.hidden.any() else job.scan)
+    seen, guessed = _guessed(
+        job, with_probe(job.scan.select(~job.hidden) if job.hidden.any() else job.scan), group
+    )
     job = job.fitting(seen, pixels)
     moves = isinstance(job.options, RefineOptions) and job.options.update_positions
     canvas = Canvas.of(store, seen, REACH if moves else 0)
@@ -253,7 +255,7 @@ def solve_in_pieces(
     if not group.first:
         return None
     scale = 1 / seen.normalisation
-    info = {**facts.pop("info"), "cells": len(canvas.cells), "processes": group.size}
+    info = {**facts.pop("info"), **guessed, "cells": len(canvas.cells), "processes": group.size}
     facts |= {
         "positions": positions,
         "probe": (probe * scale).astype(np.complex64),
@@ -270,6 +272,19 @@ def solve_in_pieces(
     facts["origin_xy"] = placed.origin_xy
     path = write_canvas(store.folder / "canvas.h5", canvas, sweep, whole, *_parts(facts))
     return Solved(path, facts, placed.shape, store)
+
+
+def _guessed(job: PieceJob, seen: Scan, group: Group) -> tuple[Scan, dict[str, float]]:
+    """The scan with a nearer guess of its probe, which the first process looks for."""
+    if job.learned is not None and not job.learned.update_probe:
+        return seen, {}
+
+    def found() -> tuple[Any, dict[str, float]]:
+        nearer, facts = with_guess(seen, job.network, job.options, job.device)
+        return nearer.probe, facts
+
+    probe, facts = group.shared(found)
+    return dataclasses.replace(seen, probe=probe), facts
 
 
 def _parts(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
