@@ -32,7 +32,8 @@ TARGETS = {
         "tests/evaluation/test_gauge.py",
     ),
     "ptycho_torch/evaluation/evaluate.py": ("tests/evaluation/test_evaluate.py",),
-    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge.py",),
+    "ptycho_torch/evaluation/gauge.py": ("tests/evaluation/test_gauge_fit.py",),
+    "ptycho_torch/evaluation/moving.py": ("tests/evaluation/test_moving.py",),
     "ptycho_torch/evaluation/frc.py": ("tests/evaluation/test_frc.py",),
     "ptycho_torch/evaluation/metrics.py": (
         "tests/evaluation/test_metrics.py",
@@ -64,6 +65,7 @@ _DARK = "where no light falls nothing is believed, whatever it is divided by"
 _EXACTLY = "nothing that is measured lies exactly there"
 _ANY_NEGATIVE = "any negative length is the one to be found"
 _ROUNDING = "only rounding makes it negative"
+_EITHER_SIDE = "a window's spectrum is the same to either side, so one counted twice is as good as both"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
 HARMLESS: dict[tuple[str, str, str], str] = {
     ("units.py", "probe.shape[-1] / 2", "-1  ->  1"): _SQUARE,
@@ -219,6 +221,47 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "spread = ",
         "(local(second ** 2) - two ** 2).clip(0)  ->  local(second ** 2) - two ** 2",
     ): _ROUNDING,
+    ("frc.py", "_NEAR = ", "3  ->  4"): _EXPERIENCE,
+    ("frc.py", "_NEAR = ", "-3  ->  3"): _EITHER_SIDE,
+    ("frc.py", "_NEAR = ", "-2  ->  2"): _EITHER_SIDE,
+    ("frc.py", "_NEAR = ", "-1  ->  1"): _EITHER_SIDE,
+    (
+        "frc.py",
+        "np.convolve(",
+        "np.convolve(np.pad(v, rings // 2), kernel, mode='valid')  ->  "
+        "np.convolve(kernel, np.pad(v, rings // 2), mode='valid')",
+    ): _SYMMETRIC,
+    ("frc.py", "chance = 1", "np.maximum(pixels, 1)  ->  np.maximum(1, pixels)"): _SYMMETRIC,
+    ("frc.py", "size = min(", "min(height, width)  ->  min(width, height)"): _SYMMETRIC,
+    (
+        "frc.py",
+        "radius = np.hypot(",
+        "np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])  ->  "
+        "np.hypot(np.fft.fftfreq(width)[None, :], np.fft.fftfreq(height)[:, None])",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "ring = np.minimum(",
+        "np.minimum(np.rint(radius * 2 * total).astype(np.int64), total + 1)  ->  "
+        "np.minimum(total + 1, np.rint(radius * 2 * total).astype(np.int64))",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "distance = np.minimum(",
+        "np.minimum(np.arange(count), np.arange(count)[::-1])  ->  "
+        "np.minimum(np.arange(count)[::-1], np.arange(count))",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "return 0.5 - 0.5",
+        "np.minimum(1, 2 * distance / taper)  ->  np.minimum(2 * distance / taper, 1)",
+    ): _SYMMETRIC,
+    (
+        "frc.py",
+        "hold = max(",
+        "max(3, math.ceil(len(below) / 10))  ->  max(math.ceil(len(below) / 10), 3)",
+    ): _SYMMETRIC,
+    ("frc.py", "where=pairs > 0", "0  ->  1"): "a single pixel is one, either way",
     (
         "projection.py",
         _GRAD,

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.signal.windows import tukey
 
 from ptycho_torch.errors import DataError
 from ptycho_torch.evaluation.frc import (
     HALF_BIT,
     FrcCurve,
+    _tukey,
     crossing,
     fourier_ring_correlation,
     information_threshold,
@@ -144,22 +147,99 @@ def test_the_half_bit_threshold_is_that_of_van_heel_and_schatz() -> None:
     assert np.allclose(drawn([1.0] * 9, 50.0).half_bit(), published[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("taper", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("unit", [0, 1j])
-def test_effective_pixels_are_those_by_which_noise_scatters(taper: float, unit: complex) -> None:
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(300):
-        a, b = rng.normal(size=(2, 40, 56)) + unit * rng.normal(size=(2, 40, 56))
-        if unit == 0:
-            a, b = a.real, b.real
-        curve = fourier_ring_correlation(a, b, taper=taper)
-        found.append(curve.correlation)
-    ratio = np.std(found, 0)[2:] * np.sqrt(curve.effective[2:])
-    assert ratio.mean() == pytest.approx(1, abs=0.05)
-    assert np.abs(ratio - 1).max() < 0.25
-    if taper == 0:
-        assert np.allclose(curve.effective, curve.count * (1 if unit == 0 else 2))
+@pytest.mark.parametrize(("taper", "within"), [(0.25, 5e-3), (0.5, 5e-3), (1.0, 3e-6)])
+def test_effective_pixels_are_those_of_all_pairs(taper: float, within: float) -> None:
+    height, width, total = 24, 33, 12
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    ring = np.rint(radius * 2 * total).astype(int)
+    down, across = (
+        np.abs(np.fft.fft(tukey(n, taper) ** 2) / np.sum(tukey(n, taper) ** 2)) ** 2 for n in (height, width)
+    )
+    curve = fourier_ring_correlation(noise(0, (height, width)), noise(1, (height, width)), taper=taper)
+    for k, count, effective in zip(range(1, total + 1), curve.count, curve.effective, strict=True):
+        rows, columns = np.nonzero(ring == k)
+        assert count == len(rows)
+        pairs = down[rows[:, None] - rows] * across[columns[:, None] - columns]
+        assert effective == pytest.approx(count**2 / pairs.sum(), rel=within)
+
+
+@pytest.mark.parametrize("count", [16, 25])
+@pytest.mark.parametrize("taper", [0.0, 0.3, 1.0])
+def test_the_window_is_that_of_tukey(count: int, taper: float) -> None:
+    assert np.allclose(_tukey(count, taper), tukey(count, taper))
+
+
+@pytest.mark.parametrize("rings", [1, 2, 5, 16, 40])
+def test_as_many_rings_as_are_asked_for(rings: int) -> None:
+    image = noise(0, (24, 32))
+    curve = fourier_ring_correlation(image, image, rings=rings)
+    assert np.allclose(curve.frequency, np.arange(1, rings + 1) / (2 * rings))
+    lit = curve.count > 0
+    assert curve.correlation.shape == curve.effective.shape == lit.shape == (rings,)
+    assert np.allclose(curve.correlation, lit)
+    assert np.all(curve.effective[~lit] == 1)
+    assert curve.count.sum() + 1 <= image.size
+    radius = np.hypot(np.fft.fftfreq(24)[:, None], np.fft.fftfreq(32)) * 2 * rings
+    assert curve.count.tolist() == [np.sum(np.rint(radius) == k) for k in range(1, rings + 1)]
+
+
+def test_rings_without_light_do_not_correlate() -> None:
+    board = (-1.0) ** np.add.outer(np.arange(32), np.arange(32)) + (-1.0) ** np.arange(32)
+    curve = fourier_ring_correlation(board, board, taper=0)
+    assert curve.correlation[:-1].max() == 0
+    assert curve.correlation[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_unit_does_not_matter(scale: float) -> None:
+    a, b = noise(0), noise(0) + noise(1)
+    one, other = fourier_ring_correlation(a, b), fourier_ring_correlation(scale * a, scale * b)
+    assert np.allclose(one.correlation, other.correlation)
+    faint = fourier_ring_correlation(1 + 1e-7 * a, 1 + 1e-7 * b)
+    assert np.allclose(one.correlation, faint.correlation, atol=1e-4)
+
+
+def test_a_real_image_beside_a_complex_one_counts_as_complex() -> None:
+    a, b = noise(0), noise(1) + 1j * noise(2)
+    for pair in ((a, b), (b, a), (b, b)):
+        assert np.allclose(
+            fourier_ring_correlation(*pair).effective, 2 * fourier_ring_correlation(a, a).effective
+        )
+
+
+def test_how_wide_a_dip_counts() -> None:
+    """A tenth of all rings, rounded up, and at least three."""
+    for rings, least in ((20, 3), (66, 7), (60, 6)):
+        for wide in (least - 1, least):
+            values = np.full(rings, 0.95)
+            values[5 : 5 + wide] = 0.1
+            assert crossing(drawn(values.tolist()), 0.5, smooth=1)["crossed"] is (wide == least)
+
+
+def test_at_the_threshold_is_not_below_it() -> None:
+    assert not crossing(drawn([0.5] * 20), 0.5, smooth=1)["crossed"]
+
+
+def test_pixels_are_read_where_it_crosses() -> None:
+    curve = drawn([1.0, 1.0, 0.8, 0.4, 0.2, 0.1, 0.1, 0.1])
+    curve.effective[:] = np.arange(1, 9) * 10.0
+    assert crossing(curve, 0.5, smooth=1)["pixels"] == pytest.approx(37.5)
+    assert crossing(curve, -1.0, smooth=1)["pixels"] == 80
+    assert crossing(curve, 2.0, smooth=1)["pixels"] == 10
+
+
+def test_a_low_ring_that_is_wrong_is_no_resolution() -> None:
+    """What ptychography constrains least: two rings of opposite sign in an image that is right otherwise."""
+    size = 128
+    image = noise(0, (size, size))
+    ring = np.rint(np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)) * size)
+    spectrum = np.fft.fft2(image)
+    spectrum[(ring == 3) | (ring == 4)] *= -1
+    curve = fourier_ring_correlation(np.fft.ifft2(spectrum).real, image)
+    assert curve.correlation.min() < 0
+    assert curve.smoothed().min() < 1 / 7
+    for threshold in (1 / 7, 0.5, curve.half_bit()):
+        assert not crossing(curve, threshold)["crossed"]
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
@@ -186,7 +266,15 @@ def test_the_crossing_lies_where_the_signal_to_noise_ratio_says() -> None:
     for threshold in (1 / 7, 0.5):
         expected = fall / 2 * np.log(start * (1 / threshold - 1))
         assert crossing(curve, threshold)["frequency"] == pytest.approx(expected, abs=0.012)
+
+    def excess(frequency: float) -> float:
+        """FRC less the half-bit threshold, which follows the number of pixels."""
+        pixels = np.array([np.interp(frequency, curve.frequency, curve.effective)])
+        expected = start / (start + np.exp(2 * frequency / fall))
+        return float(expected - information_threshold(HALF_BIT, pixels)[0])
+
     middle = crossing(curve, curve.half_bit())["frequency"]
+    assert middle == pytest.approx(brentq(excess, 0.1, 0.49), abs=0.012)
     assert crossing(curve, 0.5)["frequency"] < middle < crossing(curve, 1 / 7)["frequency"]
 
 
@@ -197,5 +285,25 @@ def test_wrong_input() -> None:
         fourier_ring_correlation(noise(0)[:9], noise(0)[:9])
     with pytest.raises(DataError, match="constant"):
         fourier_ring_correlation(noise(0), np.full((64, 64), 7.3))
+    with pytest.raises(DataError, match="constant"):
+        fourier_ring_correlation(noise(0), np.zeros((64, 64)))
     with pytest.raises(DataError, match="NaN"):
         fourier_ring_correlation(noise(0), np.full((64, 64), np.nan))
+
+
+@pytest.mark.parametrize("taper", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("unit", [0, 1j])
+def test_effective_pixels_are_those_by_which_noise_scatters(taper: float, unit: complex) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        a, b = rng.normal(size=(2, 40, 56)) + unit * rng.normal(size=(2, 40, 56))
+        if unit == 0:
+            a, b = a.real, b.real
+        curve = fourier_ring_correlation(a, b, taper=taper)
+        found.append(curve.correlation)
+    ratio = np.std(found, 0)[2:] * np.sqrt(curve.effective[2:])
+    assert ratio.mean() == pytest.approx(1, abs=0.05)
+    assert np.abs(ratio - 1).max() < 0.25
+    if taper == 0:
+        assert np.allclose(curve.effective, curve.count * (1 if unit == 0 else 2))

@@ -14,7 +14,6 @@ from scipy import ndimage
 from ptycho_torch.errors import DataError
 from ptycho_torch.evaluation import evaluate
 from ptycho_torch.evaluation.alignment import align
-from ptycho_torch.evaluation.gauge import Movable, coarse_ramp, coarse_shift, turned
 from ptycho_torch.evaluation.reference import Reference
 from ptycho_torch.simulation import make_object
 
@@ -71,11 +70,9 @@ def numbers(scores: dict[str, Any]) -> dict[str, float]:
 
 
 TRANSFORMS = [
-    ((0.1, 0.0), (0.0, 0.0), 1.0),
     ((0.25, -3.4), (0.0, 0.0), 1.0),
     ((0.0, 0.0), (0.0, 0.0), 0.3 * np.exp(2j)),
     ((0.0, 0.0), (0.37, -0.61), 1.0),
-    ((0.0, 0.0), (3.0, -2.0), 1.0),
     ((2.5, 1.25), (0.5, 0.5), 7 * np.exp(-3j)),
 ]
 
@@ -141,7 +138,7 @@ def test_no_score_depends_on_where_it_lies(x: float, y: float, how: str) -> None
 
 
 def test_flips_and_conjugates_are_no_gauge() -> None:
-    truth = smooth(96)
+    truth = smooth(64)
     ones = np.ones(truth.shape, np.float32)
     for other in (truth.conj(), truth[::-1, ::-1].conj(), truth[::-1], truth[:, ::-1], truth.T):
         scores = evaluate(Reference(other.astype(np.complex64), ones), truth)
@@ -243,47 +240,3 @@ def test_nothing_to_find_a_shift_by_leaves_it_alone() -> None:
     assert np.abs(record.shift_xy).max() < 1e-6
     assert np.abs(record.ramp_xy).max() < 1e-6
     assert record.amplitude_scale == pytest.approx(0.5)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 99), st.floats(-6, 6), st.floats(-6, 6), st.sampled_from([0, 8]))
-def test_moving_there_and_back(seed: int, x: float, y: float, border: int) -> None:
-    values = smooth(30, seed)[:, :25]
-    if border == 0:
-        there = Movable(values).at((x, y))
-        assert np.allclose(Movable(there).at((-x, -y)), values)
-    whole = Movable(values, border).at((2.0, -1.0))
-    assert np.allclose(whole[:-1, 2:], values[1:, :-2])
-
-
-def test_slopes_are_those_of_the_moved_image() -> None:
-    view = Movable(smooth(40), 0)
-    value, along_x, along_y = view.with_gradient((0.3, -1.2))
-    assert np.allclose(value, view.at((0.3, -1.2)))
-    step = 1e-5
-    assert np.allclose(
-        along_x, (view.at((0.3 - step, -1.2)) - view.at((0.3 + step, -1.2))) / (2 * step), atol=1e-6
-    )
-    assert np.allclose(
-        along_y, (view.at((0.3, -1.2 - step)) - view.at((0.3, -1.2 + step))) / (2 * step), atol=1e-6
-    )
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 99), st.integers(-12, 12), st.integers(-12, 12), st.floats(-8, 8))
-def test_the_coarse_shift_is_right_under_any_ramp(seed: int, x: int, y: int, k: float) -> None:
-    truth = smooth(64, seed)
-    image = np.roll(truth, (y, x), (0, 1)) * ramp(truth.shape, k, -k) * 3j
-    assert coarse_shift(image, truth, np.ones(truth.shape, bool)) == (-x, -y)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.floats(-3, 3), st.floats(-3, 3))
-def test_the_coarse_ramp_is_right_to_half_a_fringe(x: float, y: float) -> None:
-    truth = smooth(48)[:, :40]
-    image = turned(truth, (x, y), (7.0, -3.0))
-    found = coarse_ramp(image, truth, np.ones(truth.shape, bool))
-    # As angles, for -pi and pi per pixel are the same ramp.
-    for mine, there, side in zip(found, (x, y), (40, 48), strict=True):
-        assert abs(np.angle(np.exp(1j * (mine + there)))) < np.pi / side
-    assert turned(truth, (x, y), (7.0, -3.0))[3, 7] == pytest.approx(truth[3, 7] * np.exp(6j * y))

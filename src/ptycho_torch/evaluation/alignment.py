@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from ptycho_torch.evaluation.gauge import (
     soft,
     turned,
 )
+from ptycho_torch.evaluation.moving import Target, brought, is_dark, put_back
 from ptycho_torch.evaluation.reference import Reference
 
 __all__ = ["GAUGES", "Aligned", "Alignment", "align", "inner_rectangle", "overlap"]
@@ -37,12 +38,18 @@ GAUGES = ("ramp", "phase", "scale", "shift")
 _LIMIT = 0.3
 _LEAST = 16
 _BORDER = 32
-_SMALL = 0.5
-"""Radians over the canvas up to which a ramp is small."""
+_ROUNDS = 6
+_FARTHEST = 0.75
+"""Pixels by which an image is moved beyond the whole ones that were found first, before more of these are."""
+_SETTLED = 1e-6
+"""Pixels of shift, and radians over the canvas, of a correction that is none any more."""
 _FAR = 8
 """Pixels of shift from which differences can tell whether weights moved along."""
 _MARGIN = 4
 """Pixels at the border of what is known that are not compared where the image may move."""
+_Following = Literal["still", "whole", "fully"]
+"""Whether weights are where the image was moved from, moved by whole pixels with it, or exactly as far."""
+_WAYS: tuple[_Following, _Following] = ("still", "fully")
 _TOO_LITTLE = (
     f"region: expected at least {_LEAST} pixels known in both, found {{found}}; "
     "check origins, positions and the region asked for"
@@ -200,53 +207,49 @@ def align(
     if not np.any(still.values[still.ours][there]) or not np.any(still.target[there]):
         raise DataError("objects: zeros everywhere in the common region, so there is nothing to align")
     fit = _fitted(pair, still, move)
-    whole = (round(fit.shift_xy[0]), round(fit.shift_xy[1])) if move else (0, 0)
-    near = Fit(fit.ramp_xy, (fit.shift_xy[0] - whole[0], fit.shift_xy[1] - whole[1]), move)
-    along = move and _moved_along(pair, whole, near)
-    return pair.gauged(pair.laid(whole, along), near, kept)
+    if move and (before := put_back(pair.values, pair.weight <= 0, fit.ramp_xy, fit.shift_xy)):
+        pair.put_back(*before)
+        fit = _fitted(pair, pair.laid((0, 0)), move)
+    for _ in range(_ROUNDS):
+        whole = (round(fit.shift_xy[0]), round(fit.shift_xy[1])) if move else (0, 0)
+        near = Fit(fit.ramp_xy, (fit.shift_xy[0] - whole[0], fit.shift_xy[1] - whole[1]), move)
+        following = _following(pair, whole, near) if move else "still"
+        both, fit = pair.gauged(pair.laid(whole, following), near, kept)
+        if not move or max(abs(s) for s in fit.shift_xy) <= _FARTHEST:
+            break
+        fit = dataclasses.replace(fit, shift_xy=_sum(fit.shift_xy, (float(whole[0]), float(whole[1]))))
+    return both
 
 
-def _moved_along(pair: _Pair, whole_xy: tuple[int, int], near: Fit) -> bool:
-    """Whether the weights of an image that was moved moved along; no, where nothing tells."""
+def _following(pair: _Pair, whole_xy: tuple[int, int], near: Fit) -> _Following:
+    """How the weights of an image that was moved moved with it; not at all, where nothing tells."""
+    if whole_xy == (0, 0):
+        return "still"
+    size, lit = np.abs(pair.values), pair.weight > 0
+    # Nothing was solved for where no light fell.
+    if is_dark(pair.values, ~lit):
+        return "whole"
     if max(abs(w + s) for w, s in zip(whole_xy, near.shift_xy, strict=True)) < 1:
-        return False
-    # Nothing was solved for where no light fell. Had only the object moved, it would lie there now.
-    lit = pair.weight > 0
+        return "still"
+    # Had only the object moved, it would lie there now.
     newly = ~lit & ndimage.shift(lit, (-whole_xy[1], -whole_xy[0]), order=0)
     if np.count_nonzero(newly) >= _LEAST:
-        size = np.abs(pair.values)
-        return bool(size[newly].mean() < 0.5 * size[pair.weight > _LIMIT].mean())
-    distance = max(map(abs, whole_xy))
-    if distance < _FAR:
-        return False
-    ways = [pair.laid(whole_xy, along) for along in (False, True)]
+        beside = lit & ndimage.binary_dilation(newly, iterations=2)
+        return "fully" if size[newly].mean() < 0.5 * size[beside].mean() else "still"
+    if max(map(abs, whole_xy)) < _FAR:
+        return "still"
+    ways = [pair.laid(whole_xy, how) for how in _WAYS]
     able = [laid for laid in ways if np.count_nonzero(laid.region(near.shift_xy)) >= _LEAST]
     if len(able) < 2:
-        return not able or able[0].along
+        return able[0].following if able else "fully"
     weights = [laid.inside(laid.weight(near.shift_xy)) for laid in able]
     there = np.maximum(*weights) > 0.1
-    both = [pair.gauged(laid, near, ()) for laid in able]
+    both = [pair.gauged(laid, near, ())[0] for laid in able]
     error = np.minimum(*(np.abs(one.image - one.reference)[there] for one in both))
     worse = np.log(error + 1e-9 * error.mean())
     # The better weights are those that fall where differences grow.
     told = [float(np.mean((worse - worse.mean()) * np.log(weight[there].clip(0.1)))) for weight in weights]
-    return told[1] < told[0]
-
-
-def _moved(values: Complex, ramp_xy: Pair, about_xy: Pair, shift_xy: Pair) -> Complex:
-    """The values with a ramp, then moved; the ramp is zero at ``about_xy``, once it is there.
-
-    Where opposite edges meet, a ramp makes a step that rings, so it is taken off before. A small one comes after, so
-    that moving undoes what a Fourier shift of the same canvas did.
-    """
-    if not any(shift_xy):
-        return turned(values, ramp_xy, about_xy)
-    height, width = values.shape
-    if max(abs(ramp_xy[0]) * width, abs(ramp_xy[1]) * height) < _SMALL:
-        return turned(Movable(values).at(shift_xy), ramp_xy, about_xy)
-    return Movable(turned(values, ramp_xy, (about_xy[0] - shift_xy[0], about_xy[1] - shift_xy[1]))).at(
-        shift_xy
-    )
+    return _WAYS[int(told[1] < told[0])]
 
 
 def _kept(keep: Collection[str]) -> tuple[str, ...]:
@@ -271,11 +274,11 @@ class _Laid:
     """An image on the pixel grid of a reference, moved by whole pixels.
 
     ``values``: its whole canvas (H, W); ``ours`` and ``theirs``: the rectangle that both show, in it and in the
-    reference; ``target`` (h, w): the reference there. ``along``: whether its weights are moved, too.
+    reference; ``target`` (h, w): the reference there. ``following``: whether its weights are moved, too.
     """
 
-    def __init__(self, pair: _Pair, whole_xy: tuple[int, int], along: bool) -> None:
-        self.whole_xy, self.along, self._pair = whole_xy, along, pair
+    def __init__(self, pair: _Pair, whole_xy: tuple[int, int], following: _Following) -> None:
+        self.whole_xy, self.following, self._pair = whole_xy, following, pair
         self.values = pair.values
         place = (pair.place[0] + whole_xy[0], pair.place[1] + whole_xy[1])
         self.ours, self.theirs = overlap(place, self.values.shape, (0.0, 0.0), pair.reference.shape)
@@ -283,7 +286,9 @@ class _Laid:
 
     def weight(self, shift_xy: Pair) -> NDArray[np.float64]:
         """Return the image's weights once it is moved further, on its canvas and a border, 1 at most."""
-        x, y = shift_xy if self.along else (-self.whole_xy[0], -self.whole_xy[1])
+        x, y = {"fully": shift_xy, "whole": (0, 0), "still": (-self.whole_xy[0], -self.whole_xy[1])}[
+            self.following
+        ]
         weight = np.pad(self._pair.weight, self._border)
         return ndimage.shift(weight, (y, x), order=1) if x or y else weight
 
@@ -319,6 +324,7 @@ class _Pair:
     ) -> None:
         self.image, self.margin, self.wanted = image, margin, wanted
         self.values, self.reference = (part.object.astype(np.complex128) for part in (image, reference))
+        self.moved: Pair = (0.0, 0.0)
         self.weight = _relative(image.weight)
         self.known = _eroded(_relative(reference.weight) > _LIMIT, margin)
         self.origin = reference.origin_xy
@@ -327,9 +333,14 @@ class _Pair:
         self.fraction = (steps[0] - self.place[0], steps[1] - self.place[1])
         self.view = Movable(self.reference, _BORDER)
 
-    def laid(self, whole_xy: tuple[int, int], along: bool = True) -> _Laid:
+    def put_back(self, values: Complex, by_xy: Pair) -> None:
+        """Take a canvas that was moved for the image; what is wanted of it moves along."""
+        self.values, self.moved = values, by_xy
+        self.wanted = ndimage.shift(self.wanted, (round(by_xy[1]), round(by_xy[0])), order=0)
+
+    def laid(self, whole_xy: tuple[int, int], following: _Following = "fully") -> _Laid:
         """Return the image moved by whole pixels, with its weights or without."""
-        return _Laid(self, whole_xy, along)
+        return _Laid(self, whole_xy, following)
 
     def fit(self, laid: _Laid, start: Fit) -> Fit:
         """Return ramp and shift of what is laid out, near a start."""
@@ -339,32 +350,69 @@ class _Pair:
             weight = ndimage.shift(weight, (-start.shift_xy[1], -start.shift_xy[0]), order=1)
         return refined(laid.values[laid.ours], self.view, laid.theirs, weight, start)
 
-    def gauged(self, laid: _Laid, near: Fit, kept: tuple[str, ...]) -> Aligned:
-        """Return both in one gauge."""
+    def gauged(self, laid: _Laid, near: Fit, kept: tuple[str, ...]) -> tuple[Aligned, Fit]:
+        """Return both in one gauge, and the ramp and shift by which they are."""
         _require(laid.region(near.shift_xy))
         fit = self.fit(laid, near)
+        image, common = self._brought(laid, fit)
+        for _ in range(_ROUNDS):
+            # What a canvas has lost to ringing is back now, and with it what the fit may still be off by.
+            more = refined(
+                image[laid.ours], self.view, laid.theirs, soft(common), Fit((0.0, 0.0), (0.0, 0.0), fit.moves)
+            )
+            fit = dataclasses.replace(
+                more, ramp_xy=_sum(fit.ramp_xy, more.ramp_xy), shift_xy=_sum(fit.shift_xy, more.shift_xy)
+            )
+            image, common = self._brought(laid, fit)
+            if max(map(abs, (*more.shift_xy, *(k * max(image.shape) for k in more.ramp_xy)))) < _SETTLED:
+                break
+        return self._recorded(laid, fit, kept, image, common), fit
+
+    def _brought(self, laid: _Laid, fit: Fit) -> tuple[Complex, NDArray[np.bool_]]:
+        """Return the whole canvas with ramp and shift, and what is then to be compared."""
         common = laid.region(fit.shift_xy)
         _require(common)
-        rows, columns = (float(index.mean()) for index in np.nonzero(common))
-        about = (columns + laid.ours[1].start, rows + laid.ours[0].start)
-        ramp = (0.0, 0.0) if "ramp" in kept else fit.ramp_xy
-        image = _moved(laid.values, ramp, about, fit.shift_xy)[laid.ours]
+        about = _middle(common, laid.ours)
+        target = Target(laid.target, laid.ours, soft(common))
+        late = not is_dark(self.values, self.weight <= 0)
+        return brought(laid.values, fit.ramp_xy, fit.shift_xy, about, target, late=late), common
+
+    def _recorded(
+        self, laid: _Laid, fit: Fit, kept: tuple[str, ...], image: Complex, common: NDArray[np.bool_]
+    ) -> Aligned:
+        """Take off phase and scale, put back a ramp that is kept, and say so."""
+        about = _middle(common, laid.ours)
+        ramp = fit.ramp_xy
+        if "ramp" in kept:
+            image, ramp = turned(image, (-ramp[0], -ramp[1]), about), (0.0, 0.0)
+        image = image[laid.ours]
         o, r = image[common], laid.target[common]
         phase = 0.0 if "phase" in kept else float(np.angle(np.vdot(o, r)))
         scale = 1.0 if "scale" in kept else float(np.sum(np.abs(o) * np.abs(r)) / np.sum(np.abs(o) ** 2))
-        origin = (self.origin[0] + laid.theirs[1].start, self.origin[1] + laid.theirs[0].start)
+        origin = _sum(self.origin, (float(laid.theirs[1].start), float(laid.theirs[0].start)))
         size = self.image.frame_size
-        x, y = (w + s - f for w, s, f in zip(laid.whole_xy, fit.shift_xy, self.fraction, strict=True))
+        parts = zip(laid.whole_xy, fit.shift_xy, self.moved, self.fraction, strict=True)
+        x, y = (whole + shift + moved - fraction for whole, shift, moved, fraction in parts)
         record = Alignment(
             ramp,
             None if size is None else (ramp[0] * size / (2 * np.pi), ramp[1] * size / (2 * np.pi)),
             (x, y),
             phase,
             scale,
-            (origin[0] + columns, origin[1] + rows),
+            _sum(origin, (about[0] - laid.ours[1].start, about[1] - laid.ours[0].start)),
             kept,
         )
         return Aligned(image * scale * np.exp(1j * phase), laid.target, common, origin, record)
+
+
+def _sum(one: Pair, other: Pair) -> Pair:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _middle(common: NDArray[np.bool_], ours: tuple[slice, slice]) -> Pair:
+    """Middle (x, y) of a region of a rectangle, on the canvas."""
+    rows, columns = (float(index.mean()) for index in np.nonzero(common))
+    return columns + ours[1].start, rows + ours[0].start
 
 
 def _relative(weight: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -378,15 +426,20 @@ def _eroded(mask: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
 
 
 def _fitted(pair: _Pair, still: _Laid, move: bool) -> Fit:
-    """Ramp and shift between an image and a reference, from the better of two starts."""
+    """Ramp and shift between an image and a reference, from the best of a few starts."""
     if not move:
         region = still.region((0.0, 0.0))
         ramp = coarse_ramp(still.values[still.ours], still.target, region)
         return pair.fit(still, Fit(ramp, pair.fraction, False))
-    starts = [(0, 0)]
-    coarse = coarse_shift(still.values[still.ours], still.target, still.region((0.0, 0.0)))
-    if coarse != (0, 0):
-        starts.append(coarse)
+    own, region = still.values[still.ours], still.region((0.0, 0.0))
+    plain = coarse_ramp(own, still.target, region)
+    starts = dict.fromkeys(
+        [
+            (0, 0),
+            coarse_shift(own, still.target, region),
+            coarse_shift(own, still.target, region, plain),
+        ]
+    )
     fits = []
     for start in starts:
         try:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ HALF_BIT = (math.sqrt(2) - 1) / 2
 """Signal-to-noise ratio in each of two images whose mean holds half a bit per Fourier pixel."""
 _LEAST = 16
 _SMOOTHED = 5
-_NEAR = 3
-"""Fourier pixels over which a window's own spectrum makes neighbours depend on each other."""
+_NEAR = (-3, -2, -1, 0, 1, 2, 3)
+"""Distances in Fourier pixels over which a window's own spectrum makes neighbours depend on each other."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,9 @@ def _independent(
     count = np.bincount(ring.ravel(), minlength=total + 2)[1:-1].astype(np.float64)
     down, across = (np.abs(np.fft.fft(line**2) / np.sum(line**2)) ** 2 for line in lines)
     pairs = np.zeros(total)
-    for dy in range(-_NEAR, _NEAR + 1):
-        for dx in range(-_NEAR, _NEAR + 1):
-            together = ring[ring == np.roll(ring, (dy, dx), (0, 1))]
-            pairs += down[dy] * across[dx] * np.bincount(together, minlength=total + 2)[1:-1]
+    for dy, dx in product(_NEAR, _NEAR):
+        together = ring[ring == np.roll(ring, (dy, dx), (0, 1))]
+        pairs += down[dy] * across[dx] * np.bincount(together, minlength=total + 2)[1:-1]
     return np.divide(count**2, pairs, out=np.ones(total), where=pairs > 0)
 
 
@@ -210,13 +210,13 @@ def crossing(
         the end of the band. It falls where it is below for a tenth of all rings, at least three, or up to the end:
         a narrower dip, as low rings have them, does not count. ``frequency``: cycles per pixel, between two rings by a
         straight line; ``ring``: the same in rings of the image, frequency * size; ``resolution_px``: half a period in
-        pixels, 0.5 / frequency; ``pixels``: effective number in that ring.
+        pixels, 0.5 / frequency; ``pixels``: effective number in a ring there, between two as above.
     """
     above = curve.smoothed(smooth) - threshold
     below = above < 0
     hold = max(3, math.ceil(len(below) / 10))
     falls = [k for k in np.flatnonzero(below) if below[k : k + hold].all()]
-    at, k = 0.5, len(below) - 1
+    at = 0.5
     if falls:
         k = int(falls[0])
         at = float(curve.frequency[k])
@@ -228,5 +228,5 @@ def crossing(
         "ring": at * curve.size,
         "resolution_px": 0.5 / at,
         "crossed": bool(falls),
-        "pixels": float(curve.effective[k]),
+        "pixels": float(np.interp(at, curve.frequency, curve.effective)),
     }

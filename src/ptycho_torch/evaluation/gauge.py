@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-__all__ = ["Fit", "Movable", "coarse_ramp", "coarse_shift", "refined", "soft", "turned"]
+__all__ = ["Fit", "Movable", "coarse_ramp", "coarse_shift", "refined", "soft", "solved", "turned"]
 
 _STEPS = 40
 _PRECISE = 1e-8
@@ -101,22 +101,27 @@ def _rise(count: int) -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / count)
 
 
-def coarse_shift(image: Complex, reference: Complex, region: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the whole pixels (x, y) by which the image must move, whatever its ramp, phase and scale.
+def coarse_shift(
+    image: Complex, reference: Complex, region: NDArray[np.bool_], ramp_xy: Pair | None = None
+) -> tuple[int, int]:
+    """Return the whole pixels (x, y) by which the image must move, whatever its phase and scale.
 
     What is correlated are the products of neighbours, ``conj(o(x)) o(x + e)`` less their mean: to those a ramp is
-    one common phase. At most a quarter of the region's sides is looked at.
+    one common phase. Where the ramp is known, the images themselves are, in which noise is less. At most a quarter
+    of the region's sides is looked at.
     """
     rows, columns = ndimage.find_objects(region.astype(np.int8))[0]
     inside = region[rows, columns]
     weight = soft(inside)  # so that the outline of the region is not what is registered
     full = [fft.next_fast_len(n + n // 4 + 1) for n in inside.shape]
+    own, other = image[rows, columns], reference[rows, columns]
+    if ramp_xy is None:
+        pairs = [[np.conj(v) * np.roll(v, -1, axis) for v in (other, own)] for axis in (0, 1)]
+    else:
+        pairs = [[other, turned(own, ramp_xy)]]
     total = np.zeros(full)
-    for axis in (0, 1):
-        views = []
-        for values in (reference[rows, columns], image[rows, columns]):
-            product = np.conj(values) * np.roll(values, -1, axis)
-            views.append(fft.fft2((product - np.average(product, weights=weight)) * weight, full))
+    for pair in pairs:
+        views = [fft.fft2((v - np.average(v, weights=weight)) * weight, full) for v in pair]
         total += np.abs(fft.ifft2(views[0] * views[1].conj()))
     distance = [np.minimum(np.arange(n), n - np.arange(n)) for n in full]
     near = (distance[0] <= inside.shape[0] // 4)[:, None] & (distance[1] <= inside.shape[1] // 4)
@@ -191,7 +196,7 @@ def refined(
     for _ in range(_STEPS):
         m = values[0]
         slopes = [m, 1j * m, -1j * x * m, -1j * y * m] + (values[1:] if start.moves else [])
-        change = _solved(slopes, o - m)[2:]
+        change = solved(slopes, o - m)[2:]
         step = np.concatenate([change, np.zeros(4 - len(change))])
         while np.abs(step * reach).max() > _PRECISE:
             tried, seen = model(p + step)
@@ -212,7 +217,7 @@ def _inner(first: Complex, second: Complex) -> complex:
     return complex(np.einsum("i,i->", first.conj(), second))
 
 
-def _solved(columns: list[Complex], rest: Complex) -> NDArray[np.float64]:
+def solved(columns: list[Complex], rest: Complex) -> NDArray[np.float64]:
     """Real coefficients of the columns that come closest to the rest; 0 for what nothing depends on."""
     count = len(columns)
     normal = np.zeros((count, count))
