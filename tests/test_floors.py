@@ -30,6 +30,7 @@ FLOORS = (
     "scan",
     "result",
     "napari",
+    "physics.probes",
     "simulation",
     "evaluation",
     "report",
@@ -57,7 +58,8 @@ FLOORS = (
 """Folders and files of ``ptycho_torch``, lowest first: each may import what stands before it.
 
 A file named with its folder is a floor of its own: the flat parameters are what bundles are written in, the
-older commands are commands, and ``workflows.components`` is a name that other programs import.
+older commands are commands, ``workflows.components`` is a name that other programs import, and probes are moved along
+the beam by simulations and solvers alike.
 """
 
 NO_TORCH = (

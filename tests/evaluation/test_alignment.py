@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.evaluation.alignment import Aligned, align, inner_rectangle, overlap
+from ptycho_torch.evaluation.alignment import Aligned, align, overlap
 from ptycho_torch.evaluation.reference import Reference
 
 
@@ -132,21 +132,3 @@ def test_overlap_shows_the_same_place(height: int, width: int, x: int, y: int) -
     ours, theirs = overlap((15.0, 15.0), a.shape, (15.0 + x, 15.0 + y), b.shape)
     assert np.array_equal(a[ours], b[theirs])
     assert a[ours].size == np.intersect1d(a, b).size
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.3, 1))
-def test_the_rectangle_lies_inside(seed: int, share: float) -> None:
-    mask = np.random.default_rng(seed).random((9, 13)) < share
-    rows, columns = inner_rectangle(mask)
-    assert mask[rows, columns].all()
-    if mask.all():
-        assert mask[rows, columns].shape == mask.shape
-
-
-def test_the_rectangle_of_a_disk_is_large() -> None:
-    y, x = np.indices((101, 101)) - 50
-    mask = np.hypot(x, y) <= 50
-    area = mask[inner_rectangle(mask)].size
-    assert area > 0.9 * 100**2 / 2  # the largest is the square inside the circle
-    assert mask[inner_rectangle(np.zeros((4, 4), bool))].size == 0

@@ -30,7 +30,7 @@ from ptycho_torch.evaluation.gauge import (
 from ptycho_torch.evaluation.moving import Target, brought, is_dark, put_back
 from ptycho_torch.evaluation.reference import Reference
 
-__all__ = ["GAUGES", "Aligned", "Alignment", "align", "inner_rectangle", "overlap"]
+__all__ = ["GAUGES", "Aligned", "Alignment", "align", "overlap"]
 
 GAUGES = ("ramp", "phase", "scale", "shift")
 """What is open between two reconstructions of the same frames, and can be kept."""
@@ -39,6 +39,8 @@ _LIMIT = 0.3
 _LEAST = 16
 _BORDER = 32
 _ROUNDS = 6
+_SHORT = 5
+"""Steps of a correction."""
 _FARTHEST = 0.75
 """Pixels by which an image is moved beyond the whole ones that were found first, before more of these are."""
 _SETTLED = 1e-6
@@ -131,40 +133,6 @@ def overlap(
 def _box(origin: tuple[float, float], shape: tuple[int, ...]) -> str:
     x, y = origin
     return f"({x:g}, {y:g})..({x + shape[1]:g}, {y + shape[0]:g})"
-
-
-def inner_rectangle(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """A large rectangle that lies wholly in the mask, found by cutting off the worst side again and again.
-
-    Empty slices when the mask is empty.
-    """
-    sums = np.pad(np.cumsum(np.cumsum(~mask, 0, dtype=np.int64), 1), ((1, 0), (1, 0)))
-    top, left = 0, 0
-    bottom, right = mask.shape
-
-    def wrong(t: int, b: int, x: int, y: int) -> float:
-        count = sums[b, y] - sums[t, y] - sums[b, x] + sums[t, x]
-        return float(count) / ((b - t) * (y - x))
-
-    while bottom > top and right > left and wrong(top, bottom, left, right) > 0:
-        sides = (
-            wrong(top, top + 1, left, right),
-            wrong(bottom - 1, bottom, left, right),
-            wrong(top, bottom, left, left + 1),
-            wrong(top, bottom, right - 1, right),
-        )
-        worst = int(np.argmax(sides))
-        if sides[worst] == 0:  # a hole inside: cut the longer side
-            worst = 1 if bottom - top >= right - left else 3
-        if worst == 0:
-            top += 1
-        elif worst == 1:
-            bottom -= 1
-        elif worst == 2:
-            left += 1
-        else:
-            right -= 1
-    return slice(top, bottom), slice(left, right)
 
 
 def align(
@@ -355,17 +323,19 @@ class _Pair:
         _require(laid.region(near.shift_xy))
         fit = self.fit(laid, near)
         image, common = self._brought(laid, fit)
+        last = float("inf")
         for _ in range(_ROUNDS):
             # What a canvas has lost to ringing is back now, and with it what the fit may still be off by.
-            more = refined(
-                image[laid.ours], self.view, laid.theirs, soft(common), Fit((0.0, 0.0), (0.0, 0.0), fit.moves)
-            )
+            none = Fit((0.0, 0.0), (0.0, 0.0), fit.moves)
+            more = refined(image[laid.ours], self.view, laid.theirs, soft(common), none, _SHORT)
             fit = dataclasses.replace(
                 more, ramp_xy=_sum(fit.ramp_xy, more.ramp_xy), shift_xy=_sum(fit.shift_xy, more.shift_xy)
             )
             image, common = self._brought(laid, fit)
-            if max(map(abs, (*more.shift_xy, *(k * max(image.shape) for k in more.ramp_xy)))) < _SETTLED:
+            left = max(map(abs, (*more.shift_xy, *(k * max(image.shape) for k in more.ramp_xy))))
+            if left < _SETTLED or left > last / 2:  # else an image that is not like the reference wanders
                 break
+            last = left
         return self._recorded(laid, fit, kept, image, common), fit
 
     def _brought(self, laid: _Laid, fit: Fit) -> tuple[Complex, NDArray[np.bool_]]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.errors import DataError
-from ptycho_torch.evaluation.alignment import Aligned, align, inner_rectangle
+from ptycho_torch.evaluation.alignment import Aligned, align
 from ptycho_torch.evaluation.frc import FrcCurve, crossing, fourier_ring_correlation
 from ptycho_torch.evaluation.metrics import complex_correlation, correlation, ms_ssim, nrmse, psnr, ssim
+from ptycho_torch.evaluation.rectangle import inner_rectangle
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.result import Reconstruction
 

@@ -30,7 +30,7 @@ from scipy import fft, ndimage
 
 __all__ = ["Fit", "Movable", "coarse_ramp", "coarse_shift", "refined", "soft", "solved", "turned"]
 
-_STEPS = 40
+STEPS = 40
 _PRECISE = 1e-8
 _MOST = 1 << 19
 """Pixels that are enough to fit six numbers; of larger regions every second, third ... is used."""
@@ -159,7 +159,12 @@ def soft(region: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def refined(
-    image: Complex, reference: Movable, part: tuple[slice, slice], weight: NDArray[np.float64], start: Fit
+    image: Complex,
+    reference: Movable,
+    part: tuple[slice, slice],
+    weight: NDArray[np.float64],
+    start: Fit,
+    steps: int = STEPS,
 ) -> Fit:
     """Return the ramp and shift of least squared difference near a start, by Gauss-Newton steps.
 
@@ -173,6 +178,8 @@ def refined(
         Of each squared difference; where it is 0 nothing is compared.
     start : Fit
         Its shift stays as it is where ``moves`` is False.
+    steps : int
+        At most.
     """
     at = np.flatnonzero(weight)
     at = at[:: max(1, len(at) // _MOST)]
@@ -193,7 +200,7 @@ def refined(
         return float(abs(overlap) / np.sqrt(power)), [v * (overlap / power) for v in values]
 
     best, values = model(p)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         m = values[0]
         slopes = [m, 1j * m, -1j * x * m, -1j * y * m] + (values[1:] if start.moves else [])
         change = solved(slopes, o - m)[2:]
