@@ -28,7 +28,8 @@ from scipy import fft
 from harness import keep, parser, table, whole
 from ptycho_torch.config import ExecutionConfig, ModelConfig, TrainingConfig, set_field
 from ptycho_torch.evaluation import crossing, evaluate, fourier_ring_correlation
-from ptycho_torch.evaluation.alignment import align, inner_rectangle
+from ptycho_torch.evaluation.alignment import align
+from ptycho_torch.evaluation.rectangle import inner_rectangle
 from ptycho_torch.evaluation.reference import Reference, as_reference
 from ptycho_torch.reconstruction import Reconstruction, reconstruct
 from ptycho_torch.result import load_reconstruction

@@ -22,7 +22,7 @@ from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
 from ptycho_torch.solvers.residual import residual
-from ptycho_torch.workflows.solving import network_of, solve
+from ptycho_torch.workflows.solving import network_of, solve, with_guess
 from star import epie, lsqml
 
 
@@ -36,7 +36,8 @@ def ways(scan: Scan, sweeps: tuple[int, ...]) -> Iterator[tuple[str, Reconstruct
     network = network_of(None)
     for iterations in (5, 10):
         began = time.monotonic()
-        image = solve(scan, network, LearnedOptions(sweeps=iterations))
+        nearer, _ = with_guess(scan, network)
+        image = solve(nearer, network, LearnedOptions(sweeps=iterations))
         first = time.monotonic() - began
         name = f"sweeps for the probe, learned {iterations}"
         yield name, image, first

@@ -28,7 +28,7 @@ from ptycho_torch.solvers.start import flat_start, problem_of
 __all__ = ["Guess", "nearer_guess"]
 
 logger = logging.getLogger(__name__)
-_FRAMES: Final = 16
+_FRAMES: Final = 12
 _SWEEPS: Final = 5
 _RATIO: Final = 1.25 ** (1 / 4)
 """Finest step of the size."""
@@ -38,16 +38,18 @@ _SHARP: Final = 1.25
 """Times its R that all neighbours of a good guess have."""
 _BETTER: Final = 0.7
 """Times the R of the given guess below which another one is taken."""
+_HOPEFUL: Final = 0.8
+"""The same for the best of a few far apart, above which nothing nearby will be so much better."""
 _FEWEST: Final = 8
 """Frames below which some cannot be kept back."""
 _PHOTONS: Final = 1.0
 """Per pixel of a frame, below which noise decides."""
-_SIZES: Final = (-8, -4, 4, 8)
-_DISTANCES: Final = (-16, -8, -4, 4, 8, 16)
+_Step = tuple[int, int]
+_FAR_APART: Final[tuple[_Step, ...]] = (
+    (-8, 0), (-4, 0), (4, 0), (8, 0), (0, -16), (0, -8), (0, -4), (0, 4), (0, 8), (0, 16),
+)  # fmt: skip
 _FURTHEST: Final = (10, 24)
 """Steps of size and plane that are tried first, and at most."""
-
-_Step = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ def nearer_guess(scan: Scan, device: str | torch.device = "cpu") -> Guess:
     start = trial.used((0, 0))
     if min(map(trial.used, _around((0, 0), 2))) > _SHARP * start:
         return Guess(given)
-    best = _least(trial.used)
+    best = min(_FAR_APART, key=trial.used)
+    if trial.used(best) > _HOPEFUL * start:
+        return Guess(given)
+    best = _descended(trial.used, best)
     # A wave that spreads far explains any frame that it need not share with others, so those have a say that no
     # sweep has seen.
     if max(trial.used(best) / start, trial.withheld(best) / trial.withheld((0, 0))) > _BETTER:
@@ -170,10 +175,8 @@ class _Trial:
         return self._found[step]
 
 
-def _least(unexplained: Callable[[_Step], float]) -> _Step:
-    """The best of some far apart, then of the neighbours of the best at ever smaller steps."""
-    known = [(0, 0), *((size, 0) for size in _SIZES), *((0, plane) for plane in _DISTANCES)]
-    best = min(known, key=unexplained)
+def _descended(unexplained: Callable[[_Step], float], best: _Step) -> _Step:
+    """The best of the neighbours again and again, at ever smaller steps."""
     for width in (4, 2, 1):
         while (near := min(_around(best, width), key=unexplained)) and unexplained(near) < unexplained(best):
             best = near

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from ptycho_torch.bundle.shipped import load_solver, shipped_bundle
 from ptycho_torch.bundle.verify import verify_bundle
 from ptycho_torch.compat import parameters
 from ptycho_torch.errors import BundleNotFoundError
+from ptycho_torch.physics.probes import magnified
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions
+from ptycho_torch.solvers import SOLVERS, LearnedOptions, RefineOptions, SolverOptions
 from ptycho_torch.uncertainty import relative_error
 from ptycho_torch.workflows.solving import (
     Network,
@@ -25,6 +27,7 @@ from ptycho_torch.workflows.solving import (
     reconstruct,
     solve,
     starts_flat,
+    with_guess,
 )
 
 SIZE = 32
@@ -215,3 +218,32 @@ def test_error_bars_come_with_the_image() -> None:
 def test_a_missing_bundle_is_an_error() -> None:
     with pytest.raises(BundleNotFoundError):
         reconstruct(scan_of(14.0), "nowhere.zip")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [RefineOptions(update_probe=False), RefineOptions(probe_after=5), LearnedOptions(update_probe=False)],
+)
+def test_a_guess_that_is_to_be_held_is_left_alone(options: SolverOptions) -> None:
+    wrong = with_small_probe(scan_of(5.0))
+    network = Network(load_solver(), None, None, "shipped")
+    assert with_guess(wrong, network, options)[0] is wrong
+    nearer, facts = with_guess(wrong, network, replace(options, update_probe=True, **free_at_once(options)))
+    assert facts["probe_guess_size"] > 1.1
+    assert not np.array_equal(nearer.probe, wrong.probe)
+
+
+def test_a_guess_is_left_alone_where_a_network_knows_the_beam() -> None:
+    scan = scan_of(5.0)
+    wrong = with_small_probe(scan)
+    assert with_guess(wrong, Network(load_solver(), None, scan.probe, "trained"))[0] is wrong
+    assert with_guess(wrong, Network(None, None, None, "of another kind"))[0] is wrong
+
+
+def with_small_probe(scan: Scan) -> Scan:
+    assert scan.probe is not None
+    return replace(scan, probe=magnified(scan.probe, 0.8).astype(np.complex64))
+
+
+def free_at_once(options: SolverOptions) -> dict[str, Any]:
+    return {"probe_after": None} if isinstance(options, RefineOptions) else {}

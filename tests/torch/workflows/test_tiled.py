@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from small import QUIET, correlation, small_scan
 from ptycho_torch.config import InferenceConfig
 from ptycho_torch.errors import ConfigError, DataError, OutputError
 from ptycho_torch.files.memory import memory_used
+from ptycho_torch.physics.probes import magnified
 from ptycho_torch.processes import Group
 from ptycho_torch.result import load_reconstruction
 from ptycho_torch.scan import Geometry, Scan
@@ -182,3 +184,17 @@ def test_what_fits_grows_with_memory(scan: Scan, learned: bool) -> None:
     need = 4 * scan.n_frames * scan.N**2
     assert not fits(scan, learned, need)
     assert fits(scan, learned, 40 * need)
+
+
+def test_a_guess_of_the_probe_is_mended_in_pieces_as_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = small_scan(32, step=5.0, edge=96, photons=1e6)
+    assert scan.probe is not None
+    wrong = replace(scan, probe=magnified(scan.probe, 0.75).astype(np.complex64))
+    found = []
+    for name, fitting in (("pieces", False), ("once", True)):
+        monkeypatch.setattr("ptycho_torch.workflows.inference.fits", lambda *_, fitting=fitting: fitting)
+        files = solved(tmp_path / name, wrong)
+        found.append(json.loads(files["metrics"].read_text())["probe_guess_size"])
+    assert found[0] == found[1] == pytest.approx(1 / 0.75, abs=0.1)
