@@ -66,6 +66,12 @@ _EXACTLY = "nothing that is measured lies exactly there"
 _ANY_NEGATIVE = "any negative length is the one to be found"
 _ROUNDING = "only rounding makes it negative"
 _EITHER_SIDE = "a window's spectrum is the same to either side, so one counted twice is as good as both"
+_LONGER = "a longer transform finds the same, or finer, and more slowly"
+_NOWHERE_NEAR = (
+    "no shift of a quarter comes near the half, or third, of a transform that is longer than the region"
+)
+_COMMON_PHASE = "about which point it turns is one common phase, which is fitted too"
+_IN_THE_SPAN = "the model itself is among the slopes: only its own coefficient changes, and that is not used"
 _GRAD = "not torch.is_grad_enabled() or not wave.requires_grad"
 HARMLESS: dict[tuple[str, str, str], str] = {
     ("units.py", "probe.shape[-1] / 2", "-1  ->  1"): _SQUARE,
@@ -262,6 +268,83 @@ HARMLESS: dict[tuple[str, str, str], str] = {
         "max(3, math.ceil(len(below) / 10))  ->  max(math.ceil(len(below) / 10), 3)",
     ): _SYMMETRIC,
     ("frc.py", "where=pairs > 0", "0  ->  1"): "a single pixel is one, either way",
+    ("gauge.py", "STEPS = 40", "40  ->  41"): _PLENTY,
+    ("gauge.py", "_MOST = 1 << 19", "1  ->  2"): _EXPERIENCE,
+    ("gauge.py", "_MOST = 1 << 19", "19  ->  20"): _EXPERIENCE,
+    ("gauge.py", "zip(values.shape, ends", "True  ->  False"): _AS_LONG,
+    (
+        "gauge.py",
+        "fft.next_fast_len(n + n // 4",
+        "n + n // 4 + 1  ->  n + n // 4",
+    ): "a region and a quarter are long enough that nothing comes in from the other side",
+    ("gauge.py", "fft.next_fast_len(n + n // 4", "n // 4  ->  n * 4"): _LONGER,
+    ("gauge.py", "fft.next_fast_len(n + n // 4", "1  ->  2"): _LONGER,
+    ("gauge.py", "np.roll(v, -1, axis)", "-1  ->  1"): "the neighbour on the other side is as good",
+    (
+        "gauge.py",
+        "distance = [np.minimum(",
+        "np.minimum(np.arange(n), n - np.arange(n))  ->  np.minimum(n - np.arange(n), np.arange(n))",
+    ): _SYMMETRIC,
+    ("gauge.py", "np.where(near, total, -1)", "1  ->  2"): _ANY_NEGATIVE_MARK,
+    ("gauge.py", "if k <= n // 2", "k <= n // 2  ->  k < n // 2"): _NOWHERE_NEAR,
+    ("gauge.py", "if k <= n // 2", "2  ->  3"): _NOWHERE_NEAR,
+    ("gauge.py", "zip(found, full", "True  ->  False"): _AS_LONG,
+    ("gauge.py", "fft.next_fast_len(2 * n)", "2  ->  3"): _LONGER,
+    (
+        "gauge.py",
+        "reach = max(4",
+        "max(4, min(rows.stop - rows.start, columns.stop - columns.start) // 8)  ->  "
+        "max(min(rows.stop - rows.start, columns.stop - columns.start) // 8, 4)",
+    ): _SYMMETRIC,
+    (
+        "gauge.py",
+        "reach = max(4",
+        "min(rows.stop - rows.start, columns.stop - columns.start)  ->  "
+        "min(columns.stop - columns.start, rows.stop - rows.start)",
+    ): _SYMMETRIC,
+    (
+        "gauge.py",
+        "np.clip(depth / (reach + 1), 0, 1)",
+        "np.clip(depth / (reach + 1), 0, 1)  ->  np.clip(0, depth / (reach + 1), 1)",
+    ): _SYMMETRIC,
+    ("gauge.py", "at[:: max(1", "max(1, len(at) // _MOST)  ->  max(len(at) // _MOST, 1)"): _SYMMETRIC,
+    (
+        "gauge.py",
+        "x, y = columns - ",
+        "columns - columns.mean()  ->  columns + columns.mean()",
+    ): _COMMON_PHASE,
+    ("gauge.py", "x, y = columns - ", "columns - columns.mean()  ->  columns"): _COMMON_PHASE,
+    ("gauge.py", "x, y = columns - ", "rows - rows.mean()  ->  rows + rows.mean()"): _COMMON_PHASE,
+    ("gauge.py", "x, y = columns - ", "rows - rows.mean()  ->  rows"): _COMMON_PHASE,
+    ("gauge.py", "reach = np.array(", "np.ptp(x) + 1  ->  np.ptp(x) - 1"): _PLENTY,
+    ("gauge.py", "reach = np.array(", "np.ptp(x) + 1  ->  np.ptp(x)"): _PLENTY,
+    ("gauge.py", "reach = np.array(", "np.ptp(y) + 1  ->  np.ptp(y) - 1"): _PLENTY,
+    ("gauge.py", "reach = np.array(", "np.ptp(y) + 1  ->  np.ptp(y)"): _PLENTY,
+    ("gauge.py", "reach = np.array(", "1  ->  2"): _PLENTY,
+    ("gauge.py", "change = solved(", "o - m  ->  o + m"): _IN_THE_SPAN,
+    ("gauge.py", "change = solved(", "o - m  ->  o"): _IN_THE_SPAN,
+    (
+        "gauge.py",
+        "while np.abs(",
+        "np.abs(step * reach).max() > _PRECISE  ->  np.abs(step * reach).max() >= _PRECISE",
+    ): _EXACTLY,
+    ("gauge.py", "while np.abs(", "step * reach  ->  step / reach"): _PLENTY,
+    ("gauge.py", "while np.abs(", "step * reach  ->  step"): _PLENTY,
+    ("gauge.py", "if tried >= best", "tried >= best  ->  tried > best"): _PLENTY,
+    ("gauge.py", "step /= 2", "2  ->  3"): _EXPERIENCE,
+    (
+        "gauge.py",
+        "if np.abs(step * reach)",
+        "np.abs(step * reach).max() <= _PRECISE  ->  np.abs(step * reach).max() < _PRECISE",
+    ): _EXACTLY,
+    ("gauge.py", "if np.abs(step * reach)", "step * reach  ->  step / reach"): _PLENTY,
+    ("gauge.py", "if np.abs(step * reach)", "step * reach  ->  step"): _PLENTY,
+    (
+        "gauge.py",
+        "normal[i, j] = ",
+        "_inner(columns[i], columns[j])  ->  _inner(columns[j], columns[i])",
+    ): _SYMMETRIC,
+    ("gauge.py", "right = np.array(", "_inner(column, rest)  ->  _inner(rest, column)"): _SYMMETRIC,
     (
         "projection.py",
         _GRAD,

@@ -83,6 +83,15 @@ def test_the_coarse_ramp_is_right_to_half_a_fringe(x: float, y: float) -> None:
     assert turned(truth, (x, y), (7.0, -3.0))[3, 7] == pytest.approx(truth[3, 7] * np.exp(6j * y))
 
 
+def test_a_ramp_turns_about_the_first_pixel_unless_told() -> None:
+    ones = np.ones((5, 4), complex)
+    rows, columns = np.indices(ones.shape)
+    assert np.allclose(turned(ones, (0.3, -0.2)), np.exp(1j * (0.3 * columns - 0.2 * rows)))
+    assert np.allclose(
+        turned(ones, (0.3, -0.2), (1.5, 2.5)), np.exp(1j * (0.3 * (columns - 1.5) - 0.2 * (rows - 2.5)))
+    )
+
+
 # ------------------------------------------------------------------ reading between pixels
 def waves(x: NDArray[np.float64], y: NDArray[np.float64]) -> Complex:
     """Waves that do not close over any canvas."""
@@ -101,6 +110,18 @@ def test_edges_that_do_not_meet_do_not_ring(shape: tuple[int, int]) -> None:
     sides = [errors[k, 8:-8].max() for k in (6, -7)] + [errors[8:-8, k].max() for k in (6, -7)]
     assert max(sides) < 0.016
     assert np.abs(Movable(image).at((0.4, -0.3)) - expected)[6:-6, 6:-6].max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("border", "rows", "columns"),
+    [(32, 120, 125), (8, 66, 77), (5, 60, 72)],  # these transform fast, and 114 and 71 would not
+)
+def test_what_is_continued_closes_after_the_next_fast_length(border: int, rows: int, columns: int) -> None:
+    image = smooth(61, 1)[:50]
+    view = Movable(image, border)
+    assert np.allclose(view.at((columns, rows)), image)
+    assert np.allclose(view.at((columns + 2, 1 - rows))[1:, 2:], image[:-1, :-2])
+    assert not np.allclose(view.at((columns, 2 * border)), image)
 
 
 def test_far_beyond_its_edges_an_image_is_its_mean() -> None:
@@ -122,14 +143,14 @@ def test_borders_rise_as_a_cosine() -> None:
 
 # ------------------------------------------------------------------ weights
 def test_soft_weights_rise_within_an_eighth_of_the_shorter_side() -> None:
-    region = np.zeros((70, 80), bool)
-    region[5:53, 10:74] = True
+    region = np.zeros((100, 120), bool)
+    region[45:93, 50:114] = True
     weight = soft(region)
     expected = np.sin(np.pi / 2 * np.minimum(np.arange(1, 25) / 7, 1)) ** 2
-    assert weight[5:29, 40] == pytest.approx(expected)
-    assert weight[29:53, 40] == pytest.approx(expected[::-1])
-    assert weight[25, 10:34] == pytest.approx(expected)
-    assert weight[25, 50:74] == pytest.approx(expected[::-1])
+    assert weight[45:69, 80] == pytest.approx(expected)
+    assert weight[69:93, 80] == pytest.approx(expected[::-1])
+    assert weight[65, 50:74] == pytest.approx(expected)
+    assert weight[65, 90:114] == pytest.approx(expected[::-1])
     assert not weight[~region].any()
     assert pytest.approx(weight) == soft(region.T).T
 
@@ -161,6 +182,17 @@ def test_real_coefficients_of_complex_columns() -> None:
         assert found == pytest.approx([*expected, 0])
     assert solved([0 * columns[0]] * 2, rest).tolist() == [0, 0]
     assert solved([columns[0]] * 2, 3 * columns[0]) == pytest.approx([1.5, 1.5])
+
+
+def test_columns_that_are_small_or_nearly_parallel_count() -> None:
+    rng = np.random.default_rng(2)
+    columns = list(rng.normal(size=(3, 30)) + 1j * rng.normal(size=(3, 30)))
+    columns.append(columns[0] + 5e-4 * columns[1][::-1])
+    rest = rng.normal(size=30) + 1j * rng.normal(size=30)
+    stacked = np.array([np.concatenate([c.real, c.imag]) for c in columns]).T
+    expected = np.linalg.lstsq(stacked, np.concatenate([rest.real, rest.imag]))[0]
+    for unit in (1e-12, 1.0, 1e6):
+        assert solved([unit * c for c in columns], rest) * unit == pytest.approx(expected, rel=1e-4)
 
 
 def noisy() -> tuple[Complex, Complex, NDArray[np.float64], tuple[slice, slice]]:
@@ -212,6 +244,27 @@ def test_a_shift_that_is_given_stays() -> None:
         p = np.array([*fit.ramp_xy, -0.3, 0.5])
         around = [residual(p + sign * 1e-5 * np.eye(4)[k]) for sign in (-1, 0, 1)]
         assert around[1] < min(around[0], around[2])
+
+
+def test_a_few_steps_are_enough() -> None:
+    reference, part = smooth(60, 3), (slice(7, 50), slice(11, 48))
+    truth = Fit((0.04, -0.06), (-0.4, 0.7), True)
+    moved = Movable(reference).at((-truth.shift_xy[0], -truth.shift_xy[1]))[part]
+    image = 1.7j * turned(moved, (-truth.ramp_xy[0], -truth.ramp_xy[1]))
+    weight = soft(np.ones(image.shape, bool))
+    start = Fit((0.03, -0.05), (-0.2, 0.4), True)
+    for steps, off in enumerate((0.5, 0.006, 1e-6, 1e-12)):  # a step squares what is left
+        fit = refined(image, Movable(reference), part, weight, start, steps)
+        left = np.subtract((*fit.ramp_xy, *fit.shift_xy), (*truth.ramp_xy, *truth.shift_xy))
+        assert np.abs(left * (37, 43, 1, 1)).max() < off
+        if steps == 0:
+            assert (fit.ramp_xy, fit.shift_xy) == (start.ramp_xy, start.shift_xy)
+            assert fit.correlation < 0.99
+    assert fit.correlation == pytest.approx(1)
+
+
+def test_a_fit_that_nobody_has_judged_is_like_nothing() -> None:
+    assert Fit((0.1, 0.2), (0.3, 0.4), True).correlation == 0
 
 
 def test_nothing_is_like_nothing() -> None:
@@ -280,3 +333,45 @@ def test_a_coarse_ramp_is_that_of_the_region() -> None:
     image[~region] = 9 * turned(truth, (-0.5, 0.9))[~region]
     found = coarse_ramp(image, truth, region)
     assert found == pytest.approx((-0.7, 0.4), abs=np.pi / 40)
+
+
+def disc(size: int) -> NDArray[np.bool_]:
+    rows, columns = np.indices((size, size)) - (size - 1) / 2
+    return rows**2 + columns**2 < (0.4 * size) ** 2
+
+
+@pytest.mark.parametrize("ramp_xy", [None, (0.0, 0.0)])
+def test_what_stays_around_a_region_is_not_what_is_registered(ramp_xy: tuple[float, float] | None) -> None:
+    truth, region, still = smooth(80, 9), disc(80), 8 * smooth(80, 10)
+    image = np.where(region, np.roll(truth, (4, -7), (0, 1)), still)
+    assert coarse_shift(image, np.where(region, truth, still), region, ramp_xy) == (7, -4)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_lies_beyond_a_quarter_does_not_come_in_from_the_other_side(axis: int) -> None:
+    truth = smooth(81, 6)  # 81 + 20 - 1 is a fast length, which would bring the last row to 20 rows off
+    bright = 1000 * np.exp(2j * np.pi * np.random.default_rng(0).random(81))
+    for here, there in ((0, -1), (-1, 0)):
+        image, reference = np.roll(truth, (2, 3), (0, 1)), truth.copy()
+        np.moveaxis(image, axis, 0)[here] = bright
+        np.moveaxis(reference, axis, 0)[there] = bright
+        found = coarse_shift(image, reference, np.ones(truth.shape, bool), (0.0, 0.0))
+        assert found[1 - axis] == (-2, -3)[axis]
+
+
+def test_a_coarse_shift_is_the_same_in_any_units() -> None:
+    truth = smooth(64, 8)
+    image = np.roll(truth, (9, -5), (0, 1))
+    for unit in (1e-6, 1e6):
+        assert coarse_shift(unit * image, unit * truth, np.ones(truth.shape, bool)) == (5, -9)
+
+
+def test_a_coarse_ramp_leaves_the_object_and_what_is_around_out() -> None:
+    region = disc(64)
+    truth = turned(smooth(64, 5), (1.1, 0.6))  # a ramp of its own
+    truth[30:33, 30:33] = 0  # nothing is divided by it
+    image = turned(truth, (0.7, -0.4))
+    image[~region] = 9 * turned(truth, (-0.5, 0.9))[~region]
+    for scale in (1, 1j):
+        found = coarse_ramp(scale * image, truth, region)
+        assert found == pytest.approx((-0.7, 0.4), abs=np.pi / 50)
