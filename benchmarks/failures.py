@@ -235,6 +235,16 @@ def run(arguments: Any, peer: Peer | None) -> list[dict[str, Any]]:
     return rows
 
 
+def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation of the error of each value and way."""
+    found = []
+    for value, way in dict.fromkeys((row["value"], row["way"]) for row in rows):
+        errors = [row["error"] for row in rows if (row["value"], row["way"]) == (value, way)]
+        mean, spread = float(np.mean(errors)), float(np.std(errors, ddof=len(errors) > 1))
+        found.append({"value": value, "way": way, "seeds": len(errors), "error": mean, "spread": spread})
+    return found
+
+
 def figure(cause: str, rows: Sequence[dict[str, Any]]) -> Figure:
     """Error against one cause: mean over seeds, and from the best to the worst of them."""
     label, values, _ = CAUSES[cause]
@@ -284,7 +294,7 @@ def main() -> None:
             keep(
                 f"failures-{cause}",
                 arguments,
-                {"rows": kept},
+                {"rows": kept, "means": over_seeds(kept)},
                 by=["value", "way"],
                 pivot=["value", "way", "error"],
             )

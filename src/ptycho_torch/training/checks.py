@@ -17,7 +17,7 @@ from ptycho_torch.training.prepare import subsample
 __all__ = ["checked"]
 
 logger = logging.getLogger(__name__)
-FEW = 10.0
+FEW = 50.0
 """Photons per pixel of a frame below which losses are those for few photons."""
 
 

@@ -242,7 +242,7 @@ def test_what_is_left_to_training_is_chosen_and_kept() -> None:
     assert (kept.model.unrolled_physics_steps, kept.equivariance_weight) == (2, 0.25)
 
 
-@pytest.mark.parametrize(("photons", "chosen"), [(9.5, (0.1, 0.0)), (10.5, (1.0, 0.5))])
+@pytest.mark.parametrize(("photons", "chosen"), [(49.5, (0.1, 0.0)), (50.5, (1.0, 0.5))])
 def test_counts_choose_how_a_frame_judges_its_own_patch(
     photons: float, chosen: tuple[float, float], caplog: pytest.LogCaptureFixture
 ) -> None:
