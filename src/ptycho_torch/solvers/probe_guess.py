@@ -28,7 +28,7 @@ from ptycho_torch.solvers.start import flat_start, problem_of
 __all__ = ["Guess", "nearer_guess"]
 
 logger = logging.getLogger(__name__)
-_FRAMES: Final = 12
+_FRAMES: Final = 16
 _SWEEPS: Final = 5
 _RATIO: Final = 1.25 ** (1 / 4)
 """Finest step of the size."""
