@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_torch.physics.probes import magnified, propagated
-from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.solvers.epie import refine
@@ -100,16 +99,18 @@ def nearer_guess(scan: Scan, device: str | torch.device = "cpu") -> Guess:
     if scan.photons_per_pixel < _PHOTONS or scan.n_frames < _FEWEST:
         return Guess(given)
     trial = _Trial.of(scan, given, device)
+    if not trial.lit:
+        return Guess(given)
     start = trial.used((0, 0))
     if min(map(trial.used, _around((0, 0), 2))) > _SHARP * start:
         return Guess(given)
     best = min(_FAR_APART, key=trial.used)
-    if trial.used(best) > _HOPEFUL * start:
+    if trial.used(best) >= _HOPEFUL * start:
         return Guess(given)
     best = _descended(trial.used, best)
     # A wave that spreads far explains any frame that it need not share with others, so those have a say that no
     # sweep has seen.
-    if max(trial.used(best) / start, trial.withheld(best) / trial.withheld((0, 0))) > _BETTER:
+    if trial.used(best) >= _BETTER * start or trial.withheld(best) >= _BETTER * trial.withheld((0, 0)):
         return Guess(given)
     size, distance = _RATIO ** best[0], best[1] / _PLANES
     logger.info(
@@ -139,7 +140,7 @@ class _Trial:
         self._part, self._hidden, self._given, self._device = part, hidden, given, device
         self._seen = part.select(~hidden)
         self._options = RefineOptions(sweeps=_SWEEPS, step=1.0).resolved(flat=True)
-        self._found: dict[_Step, Reconstruction] = {}
+        self._found: dict[_Step, tuple[float, float]] = {}
 
     @classmethod
     def of(cls, scan: Scan, given: NDArray[np.complex64], device: str | torch.device) -> _Trial:
@@ -149,16 +150,22 @@ class _Trial:
         hidden[inner[::2]] = True
         return cls(replace(part, frames=part.frames[:]), hidden, given, device)
 
+    @property
+    def lit(self) -> bool:
+        """Whether there is anything in both kinds of frames."""
+        return all(
+            np.any(self._part.frames[np.flatnonzero(which)]) for which in (self._hidden, ~self._hidden)
+        )
+
     def used(self, step: _Step) -> float:
-        """Return R of the frames that sweeps see, in the last one."""
-        return self._solved(step).residuals[-1]
+        """Return R of the frames that sweeps see, in the last one; infinity where they diverge."""
+        return self._both(step)[0]
 
     def withheld(self, step: _Step) -> float:
         """Return R of the others."""
-        rec = replace(self._solved(step), positions=self._part.positions)
-        return residual(rec, self._part, self._hidden, device=self._device)
+        return self._both(step)[1]
 
-    def _solved(self, step: _Step) -> Reconstruction:
+    def _both(self, step: _Step) -> tuple[float, float]:
         if step not in self._found:
             these = replace(self._seen, probe=_changed(self._given, step))
             problem = problem_of(these, flat_start(these), device=self._device)
@@ -170,8 +177,9 @@ class _Trial:
                 start=problem.object,
                 device=self._device,
             )
-            fields = {"residuals": tuple(done.residuals)}
-            self._found[step] = problem.result(done.object, done.probe, done.positions, **fields)
+            rec = problem.result(done.object, done.probe, self._part.positions)
+            of = done.residuals[-1], residual(rec, self._part, self._hidden, device=self._device)
+            self._found[step] = of if np.isfinite(of).all() else (np.inf, np.inf)
         return self._found[step]
 
 

@@ -9,6 +9,7 @@ import pytest
 from ptycho_torch import reconstruct
 from ptycho_torch.physics.probes import magnified, propagated
 from ptycho_torch.scan import Scan
+from ptycho_torch.scan.tiling import innermost
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
 from ptycho_torch.solvers.probe_guess import nearer_guess
 from ptycho_torch.uncertainty import relative_error
@@ -83,3 +84,21 @@ def test_images_do_not_depend_on_the_size_and_the_plane_of_the_guess(
         assert relative_error(image, scan.object_guess) < 1.2 * right
         assert image.info["probe_guess_size"] != 1 or image.info["probe_guess_distance"] != 0
         assert sum("explains the frames better" in text for text in caplog.messages) == 1
+
+
+def test_frames_without_light_in_the_middle_leave_the_guess_alone() -> None:
+    scan = guessed(scan_of(step=8), size=0.8)
+    frames = np.array(scan.frames[:])
+    frames[innermost(scan.positions, 16)] = 0
+    dark = replace(scan, frames=frames)
+    assert np.array_equal(nearer_guess(dark).probe, scan.probe)
+    assert reconstruct(dark, withhold=0.0, device="cpu").residual is not None
+
+
+def test_a_guess_of_nearly_nothing_does_no_harm() -> None:
+    """Where sweeps diverge or stand still, nothing is better than what was given."""
+    scan = scan_of()
+    nothing = np.zeros_like(scan.probe)
+    nothing[0, 0, 0] = 1e-20
+    found = nearer_guess(replace(scan, probe=nothing))
+    assert np.isfinite(found.probe).all()
