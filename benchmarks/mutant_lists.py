@@ -16,7 +16,7 @@ TARGETS = {
     "ptycho_torch/physics/units.py": ("tests/physics/test_units.py",),
     "ptycho_torch/reconstruction/phases.py": ("tests/reconstruction/test_phases.py",),
     "ptycho_torch/reconstruction/stitching.py": (
-        "tests/torch/reconstruction/test_canvas.py",
+        "tests/torch/reconstruction/test_stitched_canvas.py",
         "tests/torch/reconstruction/test_stitching.py",
         "tests/torch/reconstruction/test_comparing.py",
     ),

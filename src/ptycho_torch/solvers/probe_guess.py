@@ -91,8 +91,8 @@ def nearer_guess(scan: Scan, device: str | torch.device = "cpu") -> Guess:
     >>> nearer_guess(scan).size
     1.0
     >>> smaller = magnified(scan.probe, 0.8).astype(np.complex64)
-    >>> round(nearer_guess(replace(scan, probe=smaller)).size, 1)
-    1.3
+    >>> bool(abs(0.8 * nearer_guess(replace(scan, probe=smaller)).size - 1) < 0.1)
+    True
     """
     assert scan.probe is not None
     given = np.asarray(scan.probe, np.complex64)

@@ -20,7 +20,7 @@ from ptycho_torch.report import figures
 from ptycho_torch.scan import Scan, open_scan
 from ptycho_torch.scan.h5frames import H5Frames
 from ptycho_torch.simulation import make_object, make_positions, make_probe, simulate_scan
-from ptycho_torch.solvers import RefineOptions
+from ptycho_torch.solvers import RefineOptions, probe_guess
 from ptycho_torch.training.data import GroupData
 from ptycho_torch.workflows import solving
 from ptycho_torch.workflows.inference import Refinement, reconstruct_to
@@ -91,6 +91,12 @@ def test_frames_that_do_not_fit_are_kept_where_they_are_needed_again(
     monkeypatch.setattr(solving, "_sample", lambda hidden: some)
     monkeypatch.setattr(solving, "PROBE_FRAMES", len(some))
     monkeypatch.setattr(solving, "innermost", lambda positions, count: some)
+    # The guess of the probe is judged by some of those: the innermost of the innermost.
+    monkeypatch.setattr(
+        probe_guess,
+        "innermost",
+        lambda positions, count: (some if len(positions) > 16 else np.arange(16))[:count],
+    )
     for module in (solving, figures.scans):
         monkeypatch.setattr(module, "shown_frames", lambda count: some[::2])
     done = reconstruct_to(tmp_path / "out", path, config=InferenceConfig(polish=False, start="learned"))
