@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 import ptycho_torch
-from harness import keep, parser, table
+from harness import keep, over_seeds, parser, table
 from ptycho_torch import reconstruct
 from ptycho_torch.bundle.shipped import shipped_bundle
 from ptycho_torch.result import Reconstruction, load_reconstruction, save_reconstruction
@@ -235,16 +235,6 @@ def run(arguments: Any, peer: Peer | None) -> list[dict[str, Any]]:
     return rows
 
 
-def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation of the error of each value and way."""
-    found = []
-    for value, way in dict.fromkeys((row["value"], row["way"]) for row in rows):
-        errors = [row["error"] for row in rows if (row["value"], row["way"]) == (value, way)]
-        mean, spread = float(np.mean(errors)), float(np.std(errors, ddof=len(errors) > 1))
-        found.append({"value": value, "way": way, "seeds": len(errors), "error": mean, "spread": spread})
-    return found
-
-
 def figure(cause: str, rows: Sequence[dict[str, Any]]) -> Figure:
     """Error against one cause: mean over seeds, and from the best to the worst of them."""
     label, values, _ = CAUSES[cause]
@@ -294,7 +284,7 @@ def main() -> None:
             keep(
                 f"failures-{cause}",
                 arguments,
-                {"rows": kept, "means": over_seeds(kept)},
+                {"rows": kept, "means": over_seeds(kept, ("value", "way"), ("error",))},
                 by=["value", "way"],
                 pivot=["value", "way", "error"],
             )

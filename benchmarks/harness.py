@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,24 @@ def keep(
     }
     path.write_text(json.dumps(record, indent=2, default=float) + "\n")
     return path
+
+
+def over_seeds(
+    rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Means of the columns ``of`` over rows that agree in ``by``, how many they are, and ``spread``.
+
+    That is the standard deviation of the first of ``of``; 0 for a single row.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    found = []
+    for key, mine in groups.items():
+        means = {name: statistics.fmean(row[name] for row in mine) for name in of}
+        spread = statistics.stdev(row[of[0]] for row in mine) if len(mine) > 1 else 0.0
+        found.append({**dict(zip(by, key, strict=True)), "seeds": len(mine), **means, "spread": spread})
+    return found
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

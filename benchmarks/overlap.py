@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from skimage import data, transform
 
-from harness import keep, parser, table
+from harness import keep, over_seeds, parser, table
 from ptycho_torch.result import Reconstruction
 from ptycho_torch.scan import Scan
 from ptycho_torch.simulation import make_probe, simulate_scan
@@ -114,7 +114,7 @@ def main() -> None:
                 row = {"step": step, "way": name, "seed": seed, "frames": scan.n_frames}
                 rows.append(row | {"error": wrong, "seconds": seconds})
                 print(f"step {step:3d}  {name:28s} {wrong:.4f}  {seconds:.2f} s", flush=True)
-    means = over_seeds(rows)
+    means = over_seeds(rows, ("step", "way"), ("error", "seconds"))
     names = list(dict.fromkeys(row["way"] for row in rows))
     by = {(row["step"], row["way"]): row for row in means}
     shown = [
@@ -127,25 +127,6 @@ def main() -> None:
     results = {"rows": rows, "means": means}
     print(keep(name, arguments, results, by=["step", "way"], pivot=["step", "way", "error"]))
     figure(means, names).savefig(arguments.output / f"{name}.png", dpi=120)
-
-
-def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean of each step and way over the seeds, and the standard deviation of its error, 0 for a single one."""
-    found = []
-    for step, way in dict.fromkeys((row["step"], row["way"]) for row in rows):
-        mine = [row for row in rows if (row["step"], row["way"]) == (step, way)]
-        errors, seconds = ([row[key] for row in mine] for key in ("error", "seconds"))
-        spread = float(np.std(errors, ddof=1)) if len(mine) > 1 else 0.0
-        found.append(
-            {
-                "step": step,
-                "way": way,
-                "error": float(np.mean(errors)),
-                "spread": spread,
-                "seconds": float(np.mean(seconds)),
-            }
-        )
-    return found
 
 
 def figure(rows: list[dict[str, Any]], names: list[str]) -> Figure:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gauged_images import Complex, N, moved, ramp, smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,28 +18,7 @@ from ptycho_torch.evaluation.alignment import align
 from ptycho_torch.evaluation.reference import Reference
 from ptycho_torch.simulation import make_object
 
-N = 64
 EDGE = 240
-Complex = NDArray[np.complex128]
-
-
-def smooth(size: int, seed: int = 0, sigma: float = 1.5) -> Complex:
-    noise = ndimage.gaussian_filter(
-        np.random.default_rng(seed).normal(size=(2, size, size)), (0, sigma, sigma), mode="wrap"
-    )
-    noise /= noise.std()
-    return np.exp(0.2 * noise[0] + 0.5j * noise[1])
-
-
-def moved(values: Complex, x: float, y: float) -> Complex:
-    """An image as it is between its pixels, by its Fourier series."""
-    return np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(values), (y, x)))
-
-
-def ramp(shape: tuple[int, ...], x: float, y: float) -> Complex:
-    """Phases that move frames of N pixels by (x, y) of them."""
-    rows, columns = np.indices(shape)
-    return np.exp(2j * np.pi * (x * columns + y * rows) / N)
 
 
 def imperfect(

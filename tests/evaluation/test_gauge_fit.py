@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gauged_images import Complex, N, ramp, smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,23 +21,6 @@ from ptycho_torch.evaluation.gauge import (
     solved,
     turned,
 )
-
-N = 64
-Complex = NDArray[np.complex128]
-
-
-def smooth(size: int, seed: int = 0, sigma: float = 1.5) -> Complex:
-    noise = ndimage.gaussian_filter(
-        np.random.default_rng(seed).normal(size=(2, size, size)), (0, sigma, sigma), mode="wrap"
-    )
-    noise /= noise.std()
-    return np.exp(0.2 * noise[0] + 0.5j * noise[1])
-
-
-def ramp(shape: tuple[int, ...], x: float, y: float) -> Complex:
-    """Phases that move frames of N pixels by (x, y) of them."""
-    rows, columns = np.indices(shape)
-    return np.exp(2j * np.pi * (x * columns + y * rows) / N)
 
 
 @settings(max_examples=20, deadline=None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gauged_images import Complex, N, moved, ramp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,8 +17,6 @@ from ptycho_torch.evaluation.gauge import soft, turned
 from ptycho_torch.evaluation.moving import Target, _Way, brought, is_dark, put_back
 from ptycho_torch.evaluation.reference import Reference
 
-N = 64
-Complex = NDArray[np.complex128]
 Real = NDArray[np.float32]
 
 
@@ -25,15 +24,6 @@ def noise(size: tuple[int, int], seed: int, sigma: float) -> NDArray[np.float64]
     values = np.random.default_rng(seed).normal(size=(2, *size))
     values = ndimage.gaussian_filter(values, (0, sigma, sigma)) if sigma else values
     return np.asarray(values / values.std())
-
-
-def ramp(shape: tuple[int, ...], x: float, y: float) -> Complex:
-    rows, columns = np.indices(shape)
-    return np.asarray(np.exp(2j * np.pi * (x * columns + y * rows) / N))
-
-
-def moved(values: Complex, x: float, y: float) -> Complex:
-    return np.asarray(np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(values), (y, x))))
 
 
 def stitched(kind: str) -> tuple[Complex, Real, Complex]:

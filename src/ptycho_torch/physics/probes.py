@@ -68,5 +68,5 @@ def magnified(wave: NDArray[Any], factor: float) -> NDArray[np.complex128]:
     scales, offsets = (*ones, 1 / factor, 1 / factor), (*still, *(middle - middle / factor,) * 2)
     parts = [ndimage.affine_transform(part, scales, offsets, order=3) for part in (wave.real, wave.imag)]
     made = parts[0] + 1j * parts[1]
-    lost = np.linalg.norm(made)
-    return np.asarray(made * (np.linalg.norm(wave) / lost)) if lost else made
+    left = np.linalg.norm(made)
+    return np.asarray(made * (np.linalg.norm(wave) / left)) if left else made
